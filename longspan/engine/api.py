@@ -1,0 +1,116 @@
+"""`load` and `applied`: the two ways in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from longspan.engine.applied import Applied
+from longspan.engine.model import LoadedModel, SpanModel
+from longspan.errors import UnsupportedLayerError, UserInputError
+from longspan.spec import Spec
+
+REFERENCE = "reference"
+
+
+def load(
+    model: str | Path | PreTrainedModel,
+    methods: Spec = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    tokenizer: Any = None,
+    chunk_tokens: int | None = None,
+    local_files_only: bool | None = None,
+    trust_remote_code: bool = False,
+) -> SpanModel:
+    """Load a causal language model under a spec.
+
+    Args:
+        model: "reference" (bundled), a hub id, a folder, or a loaded `PreTrainedModel` (which stays attached until
+            `SpanModel.detach()`; forwards without a longspan cache keep stock attention meanwhile).
+        methods: a spec such as "yarn(factor=4) + snapkv(keep=0.25)"; None changes nothing.
+        dtype: default float32 on a CPU (bfloat16 there is many times slower), the checkpoint's own elsewhere.
+        device: default "cuda" where there is one, else "cpu".
+        tokenizer: for a loaded model, or instead of the folder's own.
+        chunk_tokens: tokens per forward while reading; default 1024 on a CPU, 4096 on a GPU.
+        local_files_only: never ask the hub.
+
+    Raises:
+        UserInputError, UnsupportedLayerError: one sentence with what was got and what to do.
+    """
+    if isinstance(model, PreTrainedModel):
+        if dtype is not None or device is not None:
+            raise UserInputError("dtype and device are settings of loading; move the model yourself before longspan.load(model)")
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        return SpanModel(LoadedModel(model, tokenizer, name), methods, chunk_tokens=chunk_tokens)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = _dtype(dtype, place)
+    if str(model) == REFERENCE:
+        from longspan.reference import load_reference
+
+        loaded, found = load_reference(dtype=torch.float32 if kind is None else kind)
+    else:
+        loaded, found = _from_pretrained(str(model), kind, local_files_only, trust_remote_code, tokenizer is None)
+    return SpanModel(LoadedModel(loaded.to(place), tokenizer or found, str(model)), methods, chunk_tokens=chunk_tokens)
+
+
+@contextmanager
+def applied(model: PreTrainedModel, methods: Spec) -> Iterator[PreTrainedModel]:
+    """Stock `generate()`, pipelines and assisted decoding under a spec, inside the `with` block.
+
+    The prompt counts as the text: methods that compact after reading do so at its end. Leaving the block restores the
+    model exactly.
+    """
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    with Applied(LoadedModel(model, None, name), methods):
+        yield model
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserInputError(f"got dtype={dtype!r}; allowed are float32, bfloat16 and float16")
+    return found
+
+
+def _from_pretrained(
+    name: str, dtype: torch.dtype | None, local_only: bool | None, trust: bool, with_tokenizer: bool
+) -> tuple[PreTrainedModel, Any]:
+    looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
+    if looks_local and not (Path(name).expanduser() / "config.json").is_file():
+        raise UserInputError(f"{name} is not a model folder (it has no config.json); give a folder in Hugging Face format or a hub id")
+    where = {"trust_remote_code": trust, "local_files_only": bool(local_only) or looks_local}
+    try:
+        config = AutoConfig.from_pretrained(name, **where)
+    except OSError as error:
+        raise UserInputError(
+            f"cannot find the model {name!r}: not a folder here, and the hub did not give it; "
+            "check the spelling, or use the bundled model: reference"
+        ) from error
+    _refuse_other_kinds(name, config)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where) if with_tokenizer else None
+    except OSError as error:
+        raise UserInputError(f"{name} is incomplete: {str(error).splitlines()[0]}") from error
+    return model, tokenizer
+
+
+def _refuse_other_kinds(name: str, config: Any) -> None:
+    architectures = getattr(config, "architectures", None) or []
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    named = [a for a in architectures if "CausalLM" in a or "LMHead" in a or "ConditionalGeneration" in a]
+    if config.is_encoder_decoder or not causal or (architectures and not named):
+        what = architectures[0] if architectures else config.model_type
+        raise UnsupportedLayerError(
+            f"{name} is a {what}, not a causal language model; longspan serves decoder-only models that generate text"
+        )

@@ -1,0 +1,172 @@
+"""From methods to what each layer does: who plays which role where, and which combinations cannot be right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from longspan.roles import LayerInfo, Method, ModelInfo, Phase, Positions, Reading, Rope, Selection, Steering, Storage
+from longspan.spec import ScopedMethod, canonical
+from longspan.visit import Band
+
+EXCLUSIVE = {
+    "Positions": "express distance",
+    "Selection": "choose the keys that a query visits",
+    "Storage": "decide what is kept",
+    "Reading": "decide how a text is read",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """The roles of one layer. `info.rope` is the embedding in force, method applied."""
+
+    info: LayerInfo
+    positions: Positions | None = None
+    new_rope: bool = False
+    bands: tuple[Band, ...] = ()
+    pre_rotary: bool = False
+    selections: tuple[ScopedMethod, ...] = ()
+    storage: Storage | None = None
+    steerings: tuple[Steering, ...] = ()
+
+    def selections_for(self, phase: Phase) -> tuple[ScopedMethod, ...]:
+        return tuple(
+            s
+            for s in self.selections
+            if s.scope.phase in (None, phase) and phase in s.method.phases  # type: ignore[attr-defined]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A spec compiled for one model."""
+
+    spec: str
+    methods: tuple[ScopedMethod, ...]
+    layers: tuple[LayerPlan, ...]
+    reading: Reading
+    steerings: tuple[Steering, ...]
+
+    @property
+    def pre_rotary(self) -> bool:
+        return any(layer.pre_rotary for layer in self.layers)
+
+
+def build_plan(methods: Sequence[ScopedMethod], model: ModelInfo) -> Plan:
+    """Compile methods for a model; ValueError where they cannot serve it or each other."""
+    methods = tuple(methods)
+    open_layers = {layer.index for layer in model.open_layers}
+    for scoped in methods:
+        _check_scope(scoped, model, open_layers)
+        scoped.method.check(model)
+    readings = [s for s in methods if "Reading" in s.method.claims()]
+    if len(readings) > 1:
+        raise _conflict(readings[0], readings[1], "Reading", None)
+    layers = tuple(
+        _layer_plan(layer, [s for s in methods if _covers(s, layer.index)] if layer.index in open_layers else [])
+        for layer in model.layers
+    )
+    reading = readings[0].method if readings else Reading()
+    assert isinstance(reading, Reading)
+    steerings = tuple(s.method for s in methods if isinstance(s.method, Steering))
+    return Plan(spec=canonical(methods), methods=methods, layers=layers, reading=reading, steerings=steerings)
+
+
+def _covers(scoped: ScopedMethod, layer: int) -> bool:
+    return scoped.scope.layers is None or layer in scoped.scope.layers
+
+
+def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) -> None:
+    name, scope, method = scoped.name, scoped.scope, scoped.method
+    for layer in scope.layers or ():
+        if layer >= model.num_layers:
+            raise ValueError(f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}")
+    plays_layers = isinstance(method, Positions | Selection | Storage | Steering)
+    chosen = set(scope.layers) & open_layers if scope.layers is not None else open_layers
+    if plays_layers and not chosen:
+        raise ValueError(
+            f"{name} would change nothing: every layer it covers has a sliding window of its own in {model.name}; "
+            "use a model with full-attention layers, or name such layers in on(layers=...)"
+        )
+    if scope.heads is not None:
+        num_kv_heads = model.layers[0].num_kv_heads
+        if max(scope.heads) >= num_kv_heads:
+            raise ValueError(f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}")
+    selects_only = method.claims() == frozenset({"Selection"}) and not isinstance(method, Steering)
+    if (scope.heads is not None or scope.phase is not None) and not selects_only:
+        raise ValueError(
+            f"{name} cannot be scoped by heads or phase: only methods that do nothing but choose keys can; "
+            "scope it by layers, or leave it whole"
+        )
+    if scope.layers is not None and isinstance(method, Reading):
+        raise ValueError(f"{name} decides how a whole text is read and cannot be scoped by layers; write it without on(...)")
+
+
+def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
+    for role in ("Positions", "Selection", "Storage"):
+        claimed = [s for s in methods if role in s.method.claims()]
+        for i, first in enumerate(claimed):
+            for second in claimed[i + 1 :]:
+                if role != "Selection" or _overlap(first, second):
+                    raise _conflict(first, second, role, layer)
+    positions = next((s.method for s in methods if isinstance(s.method, Positions) and "Positions" in s.method.claims()), None)
+    selections = tuple(s for s in methods if isinstance(s.method, Selection) and "Selection" in s.method.claims())
+    storage = next((s.method for s in methods if isinstance(s.method, Storage) and "Storage" in s.method.claims()), None)
+    rope = layer.rope
+    bands: tuple[Band, ...] = ()
+    new_rope = False
+    if positions is not None:
+        if rope is None:
+            return LayerPlan(info=layer, selections=selections, storage=storage)
+        wanted = positions.rope(rope)
+        new_rope = wanted is not rope
+        if new_rope and rope.rope_type != "default":
+            name = type(positions).__name__
+            raise ValueError(
+                f"{name} sets new rotary frequencies, but this model already scales its own ({rope.rope_type}); "
+                "use the model as it is, or a method that maps positions instead (self_extend, lm_infinite)"
+            )
+        rope = wanted
+        bands = positions.bands(layer)
+    compacting = any(s.method.needs_pre_rotary() for s in selections if isinstance(s.method, Selection))
+    return LayerPlan(
+        info=replace(layer, rope=rope),
+        positions=positions,
+        new_rope=new_rope,
+        bands=bands,
+        pre_rotary=rope is not None and (bool(bands) or compacting),
+        selections=selections,
+        storage=storage,
+        steerings=tuple(s.method for s in methods if isinstance(s.method, Steering)),
+    )
+
+
+def _overlap(a: ScopedMethod, b: ScopedMethod) -> bool:
+    """Do two selections ever choose for the same head in the same phase?"""
+    phases = _phases(a) & _phases(b)
+    heads = a.scope.heads is None or b.scope.heads is None or set(a.scope.heads) & set(b.scope.heads)
+    return bool(phases and heads)
+
+
+def _phases(scoped: ScopedMethod) -> set[str]:
+    method = scoped.method
+    assert isinstance(method, Selection)
+    return set(method.phases) & ({scoped.scope.phase} if scoped.scope.phase else {"prefill", "decode"})
+
+
+def _conflict(a: ScopedMethod, b: ScopedMethod, role: str, layer: LayerInfo | None) -> ValueError:
+    where = f" on layer {layer.index}" if layer is not None else ""
+    fix = "give each its own layers with on(layers=..., method)" if layer is not None else "keep one of them"
+    if role == "Selection":
+        fix = "give each its own layers, heads or phase with on(..., method)"
+    return ValueError(f"{a.name} and {b.name} both {EXCLUSIVE[role]}{where}, which only one method can; {fix}")
+
+
+def describe(method: Method) -> str:
+    """The roles a method plays, for messages."""
+    roles = [r.__name__ for r in (Positions, Selection, Storage, Steering, Reading) if isinstance(method, r)]
+    return ", ".join(roles)
+
+
+__all__ = ["LayerPlan", "Plan", "Rope", "build_plan", "describe"]

@@ -1,0 +1,146 @@
+"""Drives the model over tokens: chunked reading, questions, decoding. What `Reading` and `Steering` methods may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from longspan.engine.plan import Plan
+from longspan.engine.run import Run, StopForward
+from longspan.engine.seam import SpanCache
+from longspan.roles import ModelInfo, Step
+
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
+
+
+def rechunk(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:
+    """Cut a stream of id tensors `[n]` into `[chunk_tokens]` and a rest, however it came."""
+    held: list[Tensor] = []
+    count = 0
+    for piece in pieces:
+        while count + len(piece) >= chunk_tokens:
+            take = chunk_tokens - count
+            yield torch.cat([*held, piece[:take]])
+            piece, held, count = piece[take:], [], 0
+        if len(piece):
+            held.append(piece)
+            count += len(piece)
+    if held:
+        yield torch.cat(held)
+
+
+class ModelReader:
+    """`Reader` over one attached model and one plan.
+
+    Args:
+        chunk_tokens: tokens per forward while reading; the peak memory of reading grows with it.
+        on_progress: called with the number of tokens read, after each chunk.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        info: ModelInfo,
+        plan: Plan,
+        *,
+        chunk_tokens: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model, self.info, self.plan = model, info, plan
+        self.chunk_tokens = chunk_tokens or CHUNK_TOKENS.get(info.device.type, 1024)
+        self.on_progress = on_progress
+
+    def new_run(self, *, num_tokens: int | None = None) -> Run:
+        """An empty run; `num_tokens` reserves room where the length is known and nothing will be dropped."""
+        run = Run(plan=self.plan, chunk_tokens=self.chunk_tokens)
+        drops = any(layer.storage is not None for layer in self.plan.layers)
+        run.reserve_tokens = 0 if num_tokens is None or drops else num_tokens
+        return run
+
+    def fork(self, run: Run) -> Run:
+        return run.fork()
+
+    @torch.no_grad()
+    def prefill(self, run: Run, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Run:
+        """Read chunks of ids into the run and close it; see `Reader`."""
+        for chunk in rechunk(ids, self.chunk_tokens):
+            self._forward(run, chunk, stop_after_layer, want_logits=False)
+            if self.on_progress is not None:
+                self.on_progress(run.seen)
+        run.finish_reading()
+        return run
+
+    def advance(self, run: Run, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
+        """Append tokens `[T]`; logits `[1, V]` of the last, or None when stopped early."""
+        logits = self._forward(run, ids, stop_after_layer, want_logits=True)
+        return None if logits is None else logits[0, -1:]
+
+    def all_logits(self, run: Run, ids: Tensor) -> Tensor:
+        """Append tokens `[T]` of a text; logits `[T, V]` of each."""
+        logits = self._forward(run, ids, None, want_logits=True, keep_all=True)
+        assert logits is not None
+        return logits[0]
+
+    def layer_logits(self, run: Run, layer: int) -> Tensor:
+        """Attention logits `[H, S]` of the last token at a layer that `watch` saw; see `Reader`."""
+        queries, positions = run.last_queries[layer]
+        return run.last_logits(layer, queries, positions)
+
+    @torch.no_grad()
+    def _forward(
+        self, run: Run, ids: Tensor, stop_after_layer: int | None, *, want_logits: bool, keep_all: bool = False
+    ) -> Tensor | None:
+        ids = ids.to(self.info.device)
+        at = torch.arange(run.seen, run.seen + len(ids), device=ids.device)[None]
+        run.stop_after_layer = stop_after_layer
+        run.token_ids.append(ids.cpu())
+        inputs = {"input_ids": ids[None], "position_ids": at, "past_key_values": SpanCache(run), "use_cache": True}
+        watch = None if stop_after_layer is None else _keep_last_query(run, stop_after_layer)
+        if watch is not None:
+            run.watchers.append(watch)
+        try:
+            if want_logits:
+                return self.model(**inputs, logits_to_keep=0 if keep_all else 1).logits.float()
+            self.model.get_decoder()(**inputs)
+        except StopForward:
+            pass
+        finally:
+            if watch is not None:
+                run.watchers.remove(watch)
+        return None
+
+
+def _keep_last_query(run: Run, layer: int) -> Callable[[int, Step], None]:
+    def observe(index: int, step: Step) -> None:
+        if index == layer:
+            run.last_queries[layer] = (step.queries[:, :, -1:], step.query_positions[:, -1:])
+
+    return observe
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def measure(self, phase: str) -> _Span:
+        return _Span(self, phase)
+
+
+class _Span:
+    def __init__(self, clock: Clock, phase: str) -> None:
+        self.clock, self.phase = clock, phase
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - self.start
+        self.clock.seconds[self.phase] = self.clock.seconds.get(self.phase, 0.0) + elapsed

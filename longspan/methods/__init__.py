@@ -1,0 +1,1 @@
+"""Published methods, one file each, found by file name."""

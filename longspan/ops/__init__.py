@@ -1,0 +1,1 @@
+"""Attention kernels and their naive twins. This package imports torch only."""

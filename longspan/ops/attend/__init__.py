@@ -1,0 +1,12 @@
+"""Attention of a chunk of queries over a slab of stored keys, as a `Visit` and `Band`s say.
+
+`naive_attend` is the readable float32 twin that builds the whole mask; `attend` is the fast path (CPU flash attention
+over slices and gathered rows, partial results merged by log-sum-exp; on CUDA the same plan over memory-efficient
+attention). Both take one `Problem`.
+"""
+
+from longspan.ops.attend.fast import attend
+from longspan.ops.attend.naive import naive_attend, naive_logits, naive_mask
+from longspan.ops.attend.problem import Problem, Rotary
+
+__all__ = ["Problem", "Rotary", "attend", "naive_attend", "naive_logits", "naive_mask"]

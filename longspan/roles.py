@@ -1,0 +1,274 @@
+"""The contracts: what a published method can change, and what the engine hands it.
+
+A method is one frozen dataclass in one file that derives from one or more roles. It holds settings only; whatever it
+must remember while a text is read lives in the `state` dict that the engine keeps per run and layer (tensors in it are
+replaced, never written in place, so that a run can be forked). The engine calls the roles in a fixed order,
+
+    positions -> storage (append) -> selection.visit -> attend (with steering.bias) -> storage.compact
+
+and no method knows another. Layers with the model's own sliding window keep it and are not offered to methods.
+
+Axis legend: B batch, T query tokens, S stored tokens, H query heads, K kv heads, G = H/K, D head dim, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from longspan.visit import Band, Visit
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary embedding of one layer: angles are `position * inv_freq`, cos and sin are multiplied by `scaling`.
+
+    Args:
+        inv_freq: float32 `[rotary_dims / 2]`.
+        scaling: factor on cos and sin (YaRN's mscale and the like); 1.0 for plain rotary.
+        theta: the base the model was trained with.
+        window_tokens: positions the model was trained on.
+        rotary_dims: leading dims of a head that are rotated (smaller than D with partial rotary).
+        rope_type: transformers' name of what the model itself does: "default", "llama3", "yarn", ...
+    """
+
+    inv_freq: Tensor
+    scaling: float
+    theta: float
+    window_tokens: int
+    rotary_dims: int
+    rope_type: str = "default"
+
+    def with_parameters(self, **parameters: object) -> Rope:
+        """The rotary embedding that transformers' own `ROPE_INIT_FUNCTIONS` makes of these `rope_parameters`.
+
+        `rope_theta` and `original_max_position_embeddings` are filled in from this embedding.
+        """
+        from transformers import LlamaConfig
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        given = {"rope_theta": self.theta, "original_max_position_embeddings": self.window_tokens, **parameters}
+        config = LlamaConfig(
+            hidden_size=self.rotary_dims,
+            num_attention_heads=1,
+            head_dim=self.rotary_dims,
+            max_position_embeddings=self.window_tokens,
+            rope_parameters=given,
+        )
+        inv_freq, scaling = ROPE_INIT_FUNCTIONS[str(given["rope_type"])](config, self.inv_freq.device)
+        return replace(self, inv_freq=inv_freq, scaling=scaling, rope_type=str(given["rope_type"]))
+
+    def with_theta(self, theta: float) -> Rope:
+        """The same embedding with another base."""
+        import torch
+
+        exponent = torch.arange(0, self.rotary_dims, 2, dtype=torch.float32, device=self.inv_freq.device)
+        return replace(self, inv_freq=1.0 / theta ** (exponent / self.rotary_dims), theta=theta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo:
+    """One attention layer as a method sees it."""
+
+    index: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope | None
+    sliding_window_tokens: int | None
+
+    @property
+    def num_groups(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """The model as a method sees it. `window_tokens` is the context length it was trained for."""
+
+    name: str
+    layers: tuple[LayerInfo, ...]
+    window_tokens: int
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def open_layers(self) -> tuple[LayerInfo, ...]:
+        """The layers that methods may change: those without a sliding window of their own."""
+        return tuple(layer for layer in self.layers if layer.sliding_window_tokens is None)
+
+
+class KeyView(Protocol):
+    """Stored keys of some kv heads of one layer, read-only.
+
+    keys, values: `[B, k, S, D]`; positions: int64 `[B, 1 or k, S]`, -1 where a slot holds nothing (padding);
+    heads: the kv heads it covers; num_tokens: S.
+    """
+
+    heads: tuple[int, ...]
+
+    @property
+    def keys(self) -> Tensor: ...
+    @property
+    def values(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One attention step: T new queries of one layer over one slab of stored keys (the new keys are its last T).
+
+    Args:
+        layer: the layer.
+        phase: "prefill" while a text is read, "decode" from the question on.
+        queries: `[B, h, T, D]` for the query heads of the slab's kv heads; rotated unless keys are kept pre-rotary.
+        query_positions: int64 `[B, T]`, -1 for padding.
+        store: the stored keys, new ones included.
+        num_new: T.
+        state: what this method remembers for this layer and slab.
+        logits: `logits(queries, query_positions, start, stop) -> [B, h, t, stop-start]`: scaled attention logits of any
+            queries against the stored keys `start:stop` under the positions in force, without any mask.
+    """
+
+    layer: LayerInfo
+    phase: Phase
+    queries: Tensor
+    query_positions: Tensor
+    store: KeyView
+    num_new: int
+    state: dict[str, Any]
+    logits: Callable[[Tensor, Tensor, int, int], Tensor]
+
+    @property
+    def num_past(self) -> int:
+        return self.store.num_tokens - self.num_new
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Base of every method. Settings are fields; wrong values raise ValueError in `__post_init__`."""
+
+    def check(self, model: ModelInfo) -> None:
+        """Raise ValueError, saying what to do, when this method cannot serve the model."""
+
+    def claims(self) -> frozenset[str]:
+        """Exclusive roles this instance takes; two methods claiming one role on one layer do not combine."""
+        return frozenset(role.__name__ for role in (Positions, Selection, Storage, Reading) if isinstance(self, role))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions(Method):
+    """How is distance expressed? By new frequencies, a scale on the logits, or a map of positions."""
+
+    def rope(self, rope: Rope) -> Rope:
+        """New frequencies. Keys stay stored rotated, so this costs nothing."""
+        return rope
+
+    def logit_scale(self, positions: Tensor, layer: LayerInfo) -> Tensor | None:
+        """Factor on the logits of queries at `positions` `[B, T]`, broadcast over heads and keys; None for 1."""
+        return None
+
+    def bands(self, layer: LayerInfo) -> tuple[Band, ...]:
+        """Maps of positions; not empty means that keys are stored pre-rotary and rotated at attention."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Method):
+    """Which keys does a query visit?"""
+
+    phases: ClassVar[frozenset[Phase]] = frozenset({"prefill", "decode"})
+
+    def needs_pre_rotary(self) -> bool:
+        """True when `visit` returns `Gather(compact=True)` or must see keys before rotation."""
+        return False
+
+    def visit(self, step: Step) -> Visit:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage(Method):
+    """What is kept? Called after each step; what it drops is freed."""
+
+    def split(self, layer: LayerInfo) -> tuple[tuple[int, ...], ...]:
+        """Groups of kv heads that are stored apart because their lengths differ; one group by default."""
+        return (tuple(range(layer.num_kv_heads)),)
+
+    def observe(self, step: Step) -> None:
+        """See a step's queries and keys right after attention, to remember what `keep` needs."""
+
+    def keep(
+        self, layer: LayerInfo, store: KeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
+    ) -> Tensor | None:
+        """Places to keep, int64 `[B, 1 or k, n]` ascending (-1 pads), or None to keep all.
+
+        event: "chunk" after each chunk of a text, "read" once after its end, "token" after each later step.
+        """
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering(Method):
+    """How are attention logits adjusted?"""
+
+    def prepare(self, reader: Reader, run: Any, question_ids: Tensor) -> dict[int, Any]:
+        """Before a question is asked: whatever must be measured first, per layer; handed to `bias` as `state["ask"]`."""
+        return {}
+
+    def bias(self, step: Step) -> Tensor | None:
+        """Added to the logits of every query of this step: `[B, h or 1, S]`, or None."""
+        return None
+
+
+class Reader(Protocol):
+    """What a `Reading` may do with the model. Runs are the engine's; a method only passes them around."""
+
+    info: ModelInfo
+
+    def new_run(self, *, num_tokens: int | None = None) -> Any: ...
+    def fork(self, run: Any) -> Any: ...
+    def prefill(self, run: Any, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Any:
+        """Read chunks `[T]` of token ids into the run, methods applied; ends with the run marked as read."""
+        ...
+
+    def advance(self, run: Any, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
+        """Append tokens `[T]` as a question would be; logits `[T, V]` of the last token, None when stopped early."""
+        ...
+
+    def layer_logits(self, run: Any, layer: int) -> Tensor:
+        """Attention logits of the last token at `layer` over all stored tokens, `[H, S]`, under the run's positions."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Method):
+    """In what order does a long input pass through the layers?"""
+
+    def read(self, reader: Reader, ids: Iterable[Tensor], num_tokens: int | None) -> Any:
+        """Read a text, given as chunks `[T]`, into a new run."""
+        run = reader.new_run(num_tokens=num_tokens)
+        return reader.prefill(run, ids)
+
+    def ask(self, reader: Reader, run: Any, question_ids: Tensor) -> tuple[Any, Tensor]:
+        """A run to decode from, with the question read, and the last logits `[1, V]`; `run` itself stays as it is."""
+        branch = reader.fork(run)
+        logits = reader.advance(branch, question_ids)
+        assert logits is not None
+        return branch, logits
