@@ -130,6 +130,14 @@ class KeyView(Protocol):
     def num_tokens(self) -> int: ...
 
 
+class ScoredKeyView(KeyView, Protocol):
+    """Stored keys that can be scored, as `Step.logits` does it, when no step is under way."""
+
+    def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
+        """Scaled attention logits `[B, h, t, stop-start]` under the positions in force, without any mask."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One attention step: T new queries of one layer over one slab of stored keys (the new keys are its last T).
@@ -215,7 +223,7 @@ class Storage(Method):
         """See a step's queries and keys right after attention, to remember what `keep` needs."""
 
     def keep(
-        self, layer: LayerInfo, store: KeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
+        self, layer: LayerInfo, store: ScoredKeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
     ) -> Tensor | None:
         """Places to keep, int64 `[B, 1 or k, n]` ascending (-1 pads), or None to keep all.
 
@@ -223,13 +231,20 @@ class Storage(Method):
         """
         return None
 
+    def compact(
+        self, layer: LayerInfo, store: ScoredKeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
+    ) -> Tensor | None:
+        """What the engine calls: `keep`, or a method's own where `keep` is the name of its budget."""
+        return self.keep(layer, store, state, event=event)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steering(Method):
     """How are attention logits adjusted?"""
 
     def prepare(self, reader: Reader, run: Any, question_ids: Tensor) -> dict[int, Any]:
-        """Before a question is asked: whatever must be measured first, per layer; handed to `bias` as `state["ask"]`."""
+        """Before a question is read into `run`: whatever must be measured first, per layer; `bias` finds it as
+        `state["ask"]`. `run` stays as it is: measure on forks."""
         return {}
 
     def bias(self, step: Step) -> Tensor | None:
@@ -243,7 +258,19 @@ class Reader(Protocol):
     info: ModelInfo
 
     def new_run(self, *, num_tokens: int | None = None) -> Any: ...
-    def fork(self, run: Any) -> Any: ...
+
+    def fork(self, run: Any) -> Any:
+        """A run that goes on from here; `run` stays as it is."""
+        ...
+
+    def give_back(self, branch: Any, run: Any) -> None:
+        """End of a fork that goes no further: the spare room it took over is `run`'s again."""
+        ...
+
+    def watch(self, run: Any, watcher: Callable[[int, Step], None]) -> None:
+        """Call `watcher(layer, step)` after each attention step of the run, once per slab of kv heads."""
+        ...
+
     def prefill(self, run: Any, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Any:
         """Read chunks `[T]` of token ids into the run, methods applied; ends with the run marked as read."""
         ...
@@ -253,7 +280,8 @@ class Reader(Protocol):
         ...
 
     def layer_logits(self, run: Any, layer: int) -> Tensor:
-        """Attention logits of the last token at `layer` over all stored tokens, `[H, S]`, under the run's positions."""
+        """Attention logits of the last token at `layer`, where `advance` stopped, over all tokens seen, under the run's
+        positions: float32 `[H, tokens seen]`, -inf where a head holds nothing."""
         ...
 
 
@@ -266,9 +294,13 @@ class Reading(Method):
         run = reader.new_run(num_tokens=num_tokens)
         return reader.prefill(run, ids)
 
-    def ask(self, reader: Reader, run: Any, question_ids: Tensor) -> tuple[Any, Tensor]:
-        """A run to decode from, with the question read, and the last logits `[1, V]`; `run` itself stays as it is."""
+    def extend(self, reader: Reader, run: Any, ids: Iterable[Tensor]) -> Any:
+        """A run of the text followed by more, given as chunks `[T]`; `run` itself stays as it is."""
         branch = reader.fork(run)
-        logits = reader.advance(branch, question_ids)
-        assert logits is not None
-        return branch, logits
+        for chunk in ids:
+            reader.advance(branch, chunk)
+        return branch
+
+    def ask(self, reader: Reader, run: Any, question_ids: Tensor) -> Any:
+        """The run that the question `[T]` is then read into, without it; `run` itself stays as it is."""
+        return reader.fork(run)

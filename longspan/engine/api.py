@@ -13,8 +13,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from longspan.engine.applied import Applied
 from longspan.engine.model import LoadedModel, SpanModel
+from longspan.engine.save import open_context
 from longspan.errors import UnsupportedLayerError, UserInputError
 from longspan.spec import Spec
+
+__all__ = ["applied", "load", "open_context"]
 
 REFERENCE = "reference"
 
@@ -49,7 +52,7 @@ def load(
         if dtype is not None or device is not None:
             raise UserInputError("dtype and device are settings of loading; move the model yourself before longspan.load(model)")
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
-        return SpanModel(LoadedModel(model, tokenizer, name), methods, chunk_tokens=chunk_tokens)
+        return _open(LoadedModel(model, tokenizer, name), methods, chunk_tokens)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     kind = _dtype(dtype, place)
     if str(model) == REFERENCE:
@@ -58,7 +61,16 @@ def load(
         loaded, found = load_reference(dtype=torch.float32 if kind is None else kind)
     else:
         loaded, found = _from_pretrained(str(model), kind, local_files_only, trust_remote_code, tokenizer is None)
-    return SpanModel(LoadedModel(loaded.to(place), tokenizer or found, str(model)), methods, chunk_tokens=chunk_tokens)
+    return _open(LoadedModel(loaded.to(place), tokenizer or found, str(model)), methods, chunk_tokens)
+
+
+def _open(loaded: LoadedModel, methods: Spec, chunk_tokens: int | None) -> SpanModel:
+    """The model under a spec; a refused spec leaves nothing attached."""
+    try:
+        return SpanModel(loaded, methods, chunk_tokens=chunk_tokens)
+    except ValueError:
+        loaded.seam.detach()
+        raise
 
 
 @contextmanager

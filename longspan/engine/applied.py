@@ -13,6 +13,7 @@ from longspan.engine.reader import CHUNK_TOKENS
 from longspan.engine.run import Run
 from longspan.engine.seam import SpanCache
 from longspan.errors import UserInputError
+from longspan.roles import Steering
 from longspan.spec import Spec
 
 
@@ -21,18 +22,16 @@ class Applied:
 
     def __init__(self, loaded: LoadedModel, methods: Spec) -> None:
         self.loaded = loaded
-        self.plan: Plan = loaded.plan(methods)
+        try:
+            self.plan: Plan = loaded.plan(methods)
+            _refuse_readings(self.plan)
+        except ValueError:
+            loaded.seam.detach()
+            raise
         self._handles: list[Any] = []
         self._had_generate = "generate" in vars(loaded.model)
 
     def __enter__(self) -> Applied:
-        reading = [s.name for s in self.plan.methods if "Reading" in s.method.claims()]
-        if reading:
-            self.loaded.seam.detach()
-            raise UserInputError(
-                f"{reading[0]} reads a text in its own order, which generate() cannot do; "
-                "use longspan.load(model, methods=...).read(text).ask(question)"
-            )
         model = self.loaded.model
         self._generate = model.generate
         model.generate = self._with_cache  # type: ignore[method-assign]
@@ -80,3 +79,18 @@ class Applied:
         if run.phase == "prefill" and run.seen >= (run.prompt_tokens or 0):
             with torch.no_grad():
                 run.finish_reading()
+
+
+def _refuse_readings(plan: Plan) -> None:
+    reading = [s.name for s in plan.methods if "Reading" in s.method.claims()]
+    if reading:
+        raise UserInputError(
+            f"{reading[0]} reads a text in its own order, which generate() cannot do; "
+            "use longspan.load(model, methods=...).read(text).ask(question)"
+        )
+    measuring = [s.name for s in plan.methods if isinstance(s.method, Steering) and type(s.method).prepare is not Steering.prepare]
+    if measuring:
+        raise UserInputError(
+            f"{measuring[0]} measures a context before each question, and generate() has no question apart from its prompt; "
+            "use longspan.load(model, methods=...).read(text).ask(question)"
+        )

@@ -171,6 +171,7 @@ def layers_without_rotary(model: PreTrainedModel, plan: Plan) -> frozenset[int]:
 
 
 def _zero_embeddings(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    cos, sin = kwargs["position_embeddings"]
-    kwargs["position_embeddings"] = (torch.zeros_like(cos), torch.zeros_like(sin))
+    if kwargs.get("position_embeddings") is not None:
+        cos, sin = kwargs["position_embeddings"]
+        kwargs["position_embeddings"] = (torch.zeros_like(cos), torch.zeros_like(sin))
     return args, kwargs

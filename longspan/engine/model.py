@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ class LoadedModel:
         model.eval()
         stock = attention_outputs(model, lambda ids: model(input_ids=ids, use_cache=False))
         self.info: ModelInfo = inspect_model(model, name)
-        self.seam = Seam(model)
+        self.seam = Seam.of(model)
         self.seam.attach()
         self._stock = stock
         self._pre_rotary_checked = False
@@ -137,30 +137,35 @@ class SpanModel:
         """Give the Hugging Face model back as it was."""
         self.loaded.seam.detach()
 
-    def reader(self, progress: Progress | None = None) -> ModelReader:
+    def reader(self, on_progress: Callable[[int], None] | None = None) -> ModelReader:
         """The driver that `Reading` methods use."""
         return ModelReader(
             self.hf_model,
             self.info,
             self.plan,
             chunk_tokens=self.chunk_tokens,
-            on_progress=None if progress is None else progress.update,
+            on_progress=on_progress,
         )
 
-    def read(self, text: str | Tensor | Iterable[str] | Iterable[int], *, progress: bool | None = None) -> Context:
+    def read(
+        self, text: str | Tensor | Iterable[str] | Iterable[int], *, progress: bool | Callable[[int], None] | None = None
+    ) -> Context:
         """Read a text once; questions then share it.
 
         Args:
             text: a str, token ids (a sequence of int or an int tensor `[S]`), or an iterator of str (a stream).
-            progress: show a bar; by default on a terminal, once reading has taken two seconds.
+            progress: show a bar; by default on a terminal, once reading has taken two seconds. Or a function that is
+                told the number of tokens read, after each chunk.
 
         Raises:
             UserInputError: the text is empty or no text.
         """
         clock = Clock()
         pieces, num_tokens = self._tokens(text)
-        with Progress(num_tokens, label=self.spec, show=progress) as bar, clock.measure("read"):
-            run = self.plan.reading.read(self.reader(bar), pieces, num_tokens)
+        show = False if callable(progress) else progress
+        with Progress(num_tokens, label=self.spec, show=show) as bar, clock.measure("read"):
+            reader = self.reader(progress if callable(progress) else bar.update)
+            run = self.plan.reading.read(reader, pieces, num_tokens)
         return Context(self, run, clock.seconds)
 
     def logits(self, ids: Tensor, *, chunk_tokens: int | None = None) -> Iterator[tuple[int, Tensor]]:
@@ -249,11 +254,10 @@ class Context:
         """This context followed by more text, as a new context."""
         if not text:
             raise UserInputError("the text is empty; give a text with at least one word")
-        clock = Clock()
-        branch = self.run.fork()
+        clock, reader = Clock(), self.model.reader()
         with clock.measure("read"):
-            for chunk in rechunk([encode(self.model.tokenizer, text)], self.model.reader().chunk_tokens):
-                self.model.reader().advance(branch, chunk)
+            chunks = rechunk([encode(self.model.tokenizer, text)], reader.chunk_tokens)
+            branch = self.model.plan.reading.extend(reader, self.run, chunks)
         return Context(self.model, branch, clock.seconds)
 
     def ask(
@@ -293,19 +297,9 @@ class Context:
     def _generate(
         self, asked: Tensor, sampler: Sampler, stops: frozenset[int], *, trace: bool
     ) -> tuple[list[int], Usage, tuple[Source, ...]]:
-        clock, plan = Clock(), self.model.plan
-        reader = self.model.reader()
+        clock, reader = Clock(), self.model.reader()
         with clock.measure("prefill"):
-            ask_states = {
-                number: scoped.method.prepare(reader, self.run, asked)
-                for number, scoped in enumerate(plan.methods)
-                if scoped.method in plan.steerings
-            }
-            self.run.ask_states = ask_states
-            try:
-                branch, logits, tracer = self._open_branch(reader, asked, trace)
-            finally:
-                self.run.ask_states = {}
+            branch, logits, tracer = self._open_branch(reader, asked, trace)
         tokens: list[int] = []
         with clock.measure("decode"):
             while True:
@@ -335,14 +329,12 @@ class Context:
 
     def _open_branch(self, reader: ModelReader, asked: Tensor, trace: bool) -> tuple[Run, Tensor, Tracer | None]:
         """Read the question, its last token apart, so that the answer's first token can be traced."""
-        reading = self.model.plan.reading
-        if not trace or len(asked) < 2:
-            branch, logits = reading.ask(reader, self.run, asked)
-            return branch, logits, None
-        branch, _ = reading.ask(reader, self.run, asked[:-1])
-        tracer = Tracer(branch, branch.seen - len(asked) + 1)
-        branch.watchers.append(tracer.observe)
-        logits = reader.advance(branch, asked[-1:])
+        branch = reader.open_question(self.run, asked)
+        tracer = Tracer(branch, self.run.ids) if trace and len(asked) > 1 else None
+        if tracer is not None:
+            reader.advance(branch, asked[:-1])
+            reader.watch(branch, tracer.observe)
+        logits = reader.advance(branch, asked if tracer is None else asked[-1:])
         assert logits is not None
         return branch, logits, tracer
 

@@ -46,7 +46,6 @@ class Plan:
     methods: tuple[ScopedMethod, ...]
     layers: tuple[LayerPlan, ...]
     reading: Reading
-    steerings: tuple[Steering, ...]
 
     @property
     def pre_rotary(self) -> bool:
@@ -69,8 +68,7 @@ def build_plan(methods: Sequence[ScopedMethod], model: ModelInfo) -> Plan:
     )
     reading = readings[0].method if readings else Reading()
     assert isinstance(reading, Reading)
-    steerings = tuple(s.method for s in methods if isinstance(s.method, Steering))
-    return Plan(spec=canonical(methods), methods=methods, layers=layers, reading=reading, steerings=steerings)
+    return Plan(spec=canonical(methods), methods=methods, layers=layers, reading=reading)
 
 
 def _covers(scoped: ScopedMethod, layer: int) -> bool:
@@ -118,7 +116,10 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
     new_rope = False
     if positions is not None:
         if rope is None:
-            return LayerPlan(info=layer, selections=selections, storage=storage)
+            raise ValueError(
+                f"{type(positions).__name__} changes rotary positions, but layer {layer.index} of this model has none; "
+                "use a model with rotary embeddings, or leave the layer out with on(layers=..., method)"
+            )
         wanted = positions.rope(rope)
         new_rope = wanted is not rope
         if new_rope and rope.rope_type != "default":

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache
-from longspan.roles import ModelInfo, Step
+from longspan.roles import ModelInfo, Steering, Step
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
 
@@ -64,6 +64,23 @@ class ModelReader:
     def fork(self, run: Run) -> Run:
         return run.fork()
 
+    def give_back(self, branch: Run, run: Run) -> None:
+        branch.give_back(run)
+
+    def watch(self, run: Run, watcher: Callable[[int, Step], None]) -> None:
+        run.watchers.append(watcher)
+
+    def open_question(self, run: Run, question_ids: Tensor) -> Run:
+        """The run that a question `[T]` is then read into: opened by the plan's reading, with what its steering methods
+        measure beforehand. `run` stays as it is."""
+        branch: Run = self.plan.reading.ask(self, run, question_ids)
+        branch.ask_states = {
+            number: scoped.method.prepare(self, branch, question_ids)
+            for number, scoped in enumerate(self.plan.methods)
+            if isinstance(scoped.method, Steering)
+        }
+        return branch
+
     @torch.no_grad()
     def prefill(self, run: Run, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Run:
         """Read chunks of ids into the run and close it; see `Reader`."""
@@ -86,9 +103,8 @@ class ModelReader:
         return logits[0]
 
     def layer_logits(self, run: Run, layer: int) -> Tensor:
-        """Attention logits `[H, S]` of the last token at a layer that `watch` saw; see `Reader`."""
-        queries, positions = run.last_queries[layer]
-        return run.last_logits(layer, queries, positions)
+        """Attention logits `[H, tokens seen]` of the last token at the layer where `advance` stopped; see `Reader`."""
+        return run.last_logits(layer)
 
     @torch.no_grad()
     def _forward(
@@ -117,7 +133,7 @@ class ModelReader:
 def _keep_last_query(run: Run, layer: int) -> Callable[[int, Step], None]:
     def observe(index: int, step: Step) -> None:
         if index == layer:
-            run.last_queries[layer] = (step.queries[:, :, -1:], step.query_positions[:, -1:])
+            run.last_queries[layer, step.store.heads] = (step.queries[:, :, -1:], step.query_positions[:, -1:])
 
     return observe
 

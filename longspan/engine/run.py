@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from longspan.engine.plan import LayerPlan, Plan
+from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import SPARE_TOKENS, LayerStore, Slab
 from longspan.engine.visits import combine_visits
 from longspan.ops.attend import Problem, Rotary, attend, naive_logits
@@ -52,7 +53,7 @@ class Run:
     stop_after_layer: int | None = None
     watchers: list[Callable[[int, Step], None]] = field(default_factory=list)
     prompt_tokens: int | None = None
-    last_queries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    last_queries: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
     ask_states: dict[int, dict[int, Any]] = field(default_factory=dict)
     peak_bytes: int = 0
 
@@ -93,6 +94,7 @@ class Run:
             phase=self.phase,
             token_ids=list(self.token_ids),
             origin=self.origin,
+            ask_states=self.ask_states,
         )
 
     def give_back(self, parent: Run) -> None:
@@ -164,12 +166,18 @@ class Run:
                 if isinstance(value, Tensor):
                     state[key] = value.index_select(0, rows.to(value.device))
 
-    def last_logits(self, index: int, queries: Tensor, positions: Tensor) -> Tensor:
-        """Logits `[H, S]` of one query of row 0 over all tokens a layer holds (single slab), under its positions."""
-        slab = self.layers[index].slabs[0]
-        scale = self.plan.layers[index].info.scale
-        logits = naive_logits(queries, slab.keys, positions, slab.positions, self._rotary(self.plan.layers[index]), scale)
-        return logits[0, :, -1]
+    def last_logits(self, index: int) -> Tensor:
+        """Logits of the last query of row 0 at a layer, by position: `[H, tokens seen]`, -inf where nothing is held."""
+        plan = self.plan.layers[index]
+        parts = {}
+        for slab in self.layers[index].slabs:
+            queries, positions = self.last_queries[index, slab.heads]
+            logits = naive_logits(queries, slab.keys, positions, slab.positions, self._rotary(plan), plan.info.scale)[0, :, 0]
+            at = slab.positions[0].repeat_interleave(logits.shape[0] // slab.positions.shape[1], dim=0)
+            row = logits.new_full((logits.shape[0], self.seen + 1), -torch.inf)
+            row.scatter_(1, torch.where(at < 0, self.seen, at), logits)
+            parts.update(zip(slab.heads, row[:, : self.seen].split(plan.info.num_groups), strict=True))
+        return torch.cat([parts[head] for head in sorted(parts)])
 
     def _chunks(self, plan: LayerPlan, num_tokens: int) -> Iterator[tuple[int, int]]:
         """Cut T tokens at multiples of `chunk_tokens` of the text, where a method acts per chunk."""
@@ -268,7 +276,8 @@ class Run:
     def _compact(self, index: int, plan: LayerPlan, event: Any) -> None:
         assert plan.storage is not None
         for number, slab in enumerate(self.layers[index].slabs):
-            index_kept = plan.storage.keep(plan.info, slab, self.state(index, plan.storage, number), event=event)
+            view = ScoredSlab(slab, self._rotary(plan), plan.info.scale)
+            index_kept = plan.storage.compact(plan.info, view, self.state(index, plan.storage, number), event=event)
             if index_kept is not None:
                 slab.keep(index_kept)
 

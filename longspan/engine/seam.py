@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,15 @@ class _Handle:
     """What `SpanCache.update` returns instead of tensors; the attention function opens it."""
 
     run: Run
+    index: int
     keys: Tensor
     values: Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        raise UnsupportedLayerError(
+            f"layer {self.index} works on its cached keys between cache and attention (it asks for .{name}), "
+            "as latent attention does; longspan does not serve such layers yet"
+        )
 
 
 class _SpanLayer(CacheLayerMixin):
@@ -49,7 +57,7 @@ class _SpanLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         self.is_initialized = True
-        handle = _Handle(self.run, key_states, value_states)
+        handle = _Handle(self.run, self.index, key_states, value_states)
         return handle, handle
 
     def get_seq_length(self) -> int:
@@ -154,11 +162,20 @@ def _mask_builder(*args: Any, attention_mask: Tensor | None = None, **kwargs: An
     return attention_mask
 
 
+_SEAMS: WeakKeyDictionary[PreTrainedModel, Seam] = WeakKeyDictionary()
+
+
 class Seam:
-    """Attaches longspan to one model; counts its users and detaches with the last."""
+    """Attaches longspan to one model; counts its users and detaches with the last. One seam a model: `Seam.of(model)`."""
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Seam:
+        if model not in _SEAMS:
+            _SEAMS[model] = cls(model)
+        return _SEAMS[model]
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+        self._model = ref(model)
         self.attention_modules = find_attention_modules(model)
         self._users = 0
         self._previous = ""
@@ -170,20 +187,26 @@ class Seam:
             return
         AttentionInterface.register(NAME, _attention)
         AttentionMaskInterface.register(NAME, _mask_builder)
-        self._previous = self.model.config._attn_implementation
-        self.model.set_attn_implementation(NAME)
+        model = self._model()
+        assert model is not None
+        self._previous = model.config._attn_implementation
+        model.set_attn_implementation(NAME)
         self._handles = [
             module.register_forward_pre_hook(_before_attention, with_kwargs=True) for module in self.attention_modules
         ]
 
     def detach(self) -> None:
+        if self._users == 0:
+            return
         self._users -= 1
         if self._users > 0:
             return
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.model.set_attn_implementation(self._previous)
+        model = self._model()
+        if model is not None:
+            model.set_attn_implementation(self._previous)
 
 
 def _before_attention(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:

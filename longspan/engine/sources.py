@@ -31,12 +31,18 @@ class Source:
 
 
 class Tracer:
-    """Collects evidence during decoding, as a watcher of the run that decodes."""
+    """Collects evidence during decoding, as a watcher of the run that decodes.
 
-    def __init__(self, run: Run, context_tokens: int) -> None:
-        self.run, self.context_tokens = run, context_tokens
-        self.context_ids = run.ids[:context_tokens]
-        self.evidence = torch.zeros(context_tokens)
+    Args:
+        run: the run before the question is read into it. Where it holds chosen tokens of the text only, its `origin`
+            names their places.
+        text_ids: the whole text.
+    """
+
+    def __init__(self, run: Run, text_ids: Tensor) -> None:
+        self.context_ids, self.text_ids = run.ids, text_ids
+        self.context_tokens, self.origin = run.seen, run.origin
+        self.evidence = torch.zeros(run.seen)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def observe(self, layer: int, step: Step) -> None:
@@ -61,9 +67,10 @@ class Tracer:
 
     def sources(self, tokenizer: Any, num_sources: int = 3) -> tuple[Source, ...]:
         """The sentences with most evidence, best first."""
-        ids = self.run.ids[: self.context_tokens]
-        origin = self.run.origin
-        total, left = float(self.evidence.sum()), self.evidence.clone()
+        ids, left = self.text_ids, self.evidence.clone()
+        if self.origin is not None:
+            left = torch.zeros(len(ids)).index_add_(0, self.origin, self.evidence)
+        total = float(left.sum())
         found: list[Source] = []
         while len(found) < num_sources and total > 0:
             place = int(left.argmax())
@@ -72,9 +79,8 @@ class Tracer:
             text, start, stop = sentence_around(tokenizer, ids, place)
             weight = float(left[start:stop].sum()) / total
             left[start:stop] = 0
-            token = int(origin[place]) if origin is not None else place
             if text:
-                found.append(Source(text, token, weight))
+                found.append(Source(text, place, weight))
         return tuple(sorted(found, key=lambda source: -source.weight))
 
 

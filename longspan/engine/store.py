@@ -71,6 +71,12 @@ class Slab:
         self._positions[:, :, self.num_tokens : total] = positions[:, None]
         self.num_tokens = total
 
+    def restore(self, keys: Tensor, values: Tensor, positions: Tensor, contiguous_from: int | None) -> None:
+        """Take saved tensors, with room for a question behind them."""
+        self._keys, self._values, self._positions = keys, values, positions
+        self.num_tokens, self.contiguous_from = keys.shape[2], contiguous_from
+        self._reallocate(self.num_tokens + SPARE_TOKENS)
+
     def keep(self, index: Tensor) -> None:
         """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest."""
         B, k = self.keys.shape[:2]

@@ -37,6 +37,8 @@ CARD = {
         "against": "dense",
         "at_least": 0.95,
     },
+    "example": "dense",
+    "identity": "dense",
     "tolerances": {},
 }
 

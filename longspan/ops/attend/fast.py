@@ -7,7 +7,7 @@ arithmetic, otherwise a mask of positions decides.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from longspan.ops.attend.partial import merge_states, partial_attend
 from longspan.ops.attend.problem import Problem, Rotary
 from longspan.ops.rotary import angles, rotate
-from longspan.visit import Band, Gather, PerHead, Ranges
+from longspan.visit import Band, Gather, PerHead, Ranges, Visit
 
 Part = tuple[Tensor, Tensor]
 Turn = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor | None]
@@ -27,7 +27,7 @@ def attend(problem: Problem) -> Tensor:
     visit = problem.visit
     if isinstance(visit, PerHead):
         out = torch.empty_like(problem.queries)
-        for heads, part in visit.parts:
+        for heads, part in (cut for whole in visit.parts for cut in _by_kv_head(*whole, problem.num_groups)):
             out[:, list(heads)] = attend(problem.for_heads(heads, part))
         return out
     if isinstance(visit, Gather):
@@ -35,8 +35,25 @@ def attend(problem: Problem) -> Tensor:
     if isinstance(visit, Ranges) and problem.contiguous_from is not None:
         end = problem.contiguous_from + problem.num_tokens
         if end <= max(visit.window_tokens, visit.sink_tokens):
-            return _attend_slices(problem, None)
-    return _attend_slices(problem, visit if isinstance(visit, Ranges) else None)
+            return _attend_slices(problem, None)[0]
+    return _attend_slices(problem, visit if isinstance(visit, Ranges) else None)[0]
+
+
+def _by_kv_head(heads: tuple[int, ...], visit: Visit, groups: int) -> list[tuple[tuple[int, ...], Visit]]:
+    """Cut a part of a `PerHead` into pieces whose kv heads are slices of the store, so that none of it is copied."""
+    kv_heads = [head // groups for head in heads]
+    kv_range = range(kv_heads[0], kv_heads[-1] + 1)
+    if list(heads) == [kv * groups + g for kv in kv_range for g in range(groups)]:
+        return [(heads, visit)]
+    pieces = []
+    for kv in dict.fromkeys(kv_heads):
+        places = [i for i, head in enumerate(heads) if head // groups == kv]
+        part = visit
+        if isinstance(visit, Gather) and visit.index.shape[1] > 1:
+            repeats = len(heads) // visit.index.shape[1]
+            part = replace(visit, index=visit.index[:, [i // repeats for i in places]])
+        pieces.append((tuple(heads[i] for i in places), part))
+    return pieces
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,8 @@ class _Piece:
     causal: bool = False
 
 
-def _attend_slices(p: Problem, ranges: Ranges | None) -> Tensor:
+def _attend_slices(p: Problem, ranges: Ranges | None) -> Part:
+    """Output and log-sum-exp of the queries over every key (or a range) up to each."""
     T, past = p.num_new, p.num_tokens - p.num_new
     plain = p.contiguous_from is not None and ranges is None and not (p.rotary and p.rotary.bands)
     block = T if plain and p.bias is None else QUERY_BLOCK_TOKENS
@@ -58,8 +76,15 @@ def _attend_slices(p: Problem, ranges: Ranges | None) -> Tensor:
         own = _Piece(past + first, past + last, causal=True)
         pieces = [*_before(p, ranges, past + first, last - first), own]
         parts = [part for piece in pieces for part in _attend_piece(p, piece, first, last, ranges)]
-        blocks.append(merge_states(parts)[0])
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+        blocks.append(merge_states(parts))
+    return _join(blocks)
+
+
+def _join(blocks: list[Part]) -> Part:
+    """States of successive query blocks as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return torch.cat([out for out, _ in blocks], dim=2), torch.cat([lse for _, lse in blocks], dim=2)
 
 
 def _before(p: Problem, ranges: Ranges | None, start: int, num_queries: int) -> list[_Piece]:
@@ -157,40 +182,41 @@ def _attend_gather(p: Problem, visit: Gather) -> Tensor:
         bias=None if p.bias is None else p.bias[:, :, past:],
         contiguous_from=None if p.contiguous_from is None or visit.compact else p.contiguous_from + past,
     )
-    parts = []
-    for row in range(num_blocks):
-        first, last = row * block, min((row + 1) * block, T)
-        own_parts = _own_parts(own, first, last)
-        parts.append(merge_states([*own_parts, *_gathered_parts(p, visit, row, first, last, q_pos)])[0])
-    return parts[0] if num_blocks == 1 else torch.cat(parts, dim=2)
+    rows = [_gathered(p, visit, row, row * block, min((row + 1) * block, T), q_pos) for row in range(num_blocks)]
+    return merge_states([_attend_slices(own, None), _join(rows)])[0]
 
 
-def _own_parts(own: Problem, first: int, last: int) -> list[Part]:
-    pieces = [_Piece(0, first)] if first else []
-    return [
-        part
-        for piece in [*pieces, _Piece(first, last, causal=True)]
-        for part in _attend_piece(own, piece, first, last, None)
-    ]
-
-
-def _gathered_parts(p: Problem, visit: Gather, row: int, first: int, last: int, q_pos: Tensor) -> list[Part]:
+def _gathered(p: Problem, visit: Gather, row: int, first: int, last: int, q_pos: Tensor) -> Part:
+    """State of the queries `[first, last)` over the past tokens that their row of indices names."""
     index = visit.index[:, :, row]
+    used = index >= 0
+    widest = int(used.sum(-1).max()) if index.numel() else 0
+    if widest < index.shape[-1] and not bool(used[..., widest:].any()):
+        index, used = index[..., :widest], used[..., :widest]  # unused slots at the end cost nothing
+    queries = p.queries[:, :, first:last]
     if index.shape[-1] == 0:
-        return []
-    used, index = index >= 0, index.clamp(min=0)
-    keys, values = _take(p.keys, index), _take(p.values, index)
-    k_pos = torch.where(used, used.cumsum(-1) - 1, -1) if visit.compact else _take_flat(p.key_positions, index, used)
+        return torch.zeros_like(queries), queries.new_full(queries.shape[:3], -torch.inf, dtype=torch.float32)
+    index = index.clamp(min=0)
+    keys, values = _take(p.keys, p.values, index)
+    k_pos = _gathered_positions(p, visit, index, used)
     valid = k_pos >= 0
     mask = None if bool(valid.all()) else _spread(valid, p)[:, :, None, :]
     bias = None if p.bias is None else _take_flat(p.bias, index)[:, :, None]
-    queries = p.queries[:, :, first:last]
     parts = []
     for turn_q, turn_k, inside in _gathered_rotations(p, q_pos[:, first:last], k_pos):
         both = inside if mask is None else mask if inside is None else mask & inside
         additive = _additive(both, None if bias is None else _spread(bias, p))
         parts.append(partial_attend(turn_q(queries), turn_k(keys), values, scale=p.scale, mask=additive))
-    return parts
+    return merge_states(parts)
+
+
+def _gathered_positions(p: Problem, visit: Gather, index: Tensor, used: Tensor) -> Tensor:
+    """Positions of the gathered keys, -1 for slots that hold nothing."""
+    if visit.compact:
+        return torch.where(used, used.cumsum(-1) - 1, -1)
+    if p.contiguous_from is not None:
+        return torch.where(used, index + p.contiguous_from, -1)
+    return _take_flat(p.key_positions, index, used)
 
 
 def _gathered_rotations(p: Problem, q_pos: Tensor, k_pos: Tensor) -> list[Turn]:
@@ -226,18 +252,23 @@ def _take_flat(x: Tensor, index: Tensor, used: Tensor | None = None) -> Tensor:
     return torch.where(used.repeat_interleave(heads // used.shape[1], 1), out, -1)
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index` `[B, heads, N]` of x `[B, K, S, D]`: `[B, max(heads, K), N, D]`, by copies of whole rows."""
-    B, K, _, D = x.shape
-    heads = index.shape[1]
-    if x.stride(3) != 1 or x.stride(2) != D or x.stride(1) % D or x.stride(0) % D:
-        x = x.contiguous()
-    out_heads = max(heads, K)
-    kv = torch.arange(out_heads, device=x.device) // (out_heads // K)
-    rows = index.expand(B, out_heads, -1) + kv[None, :, None] * (x.stride(1) // D)
-    rows = rows + torch.arange(B, device=x.device)[:, None, None] * (x.stride(0) // D)
-    flat = x.as_strided(((x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()) // D, D), (D, 1))
-    return flat.index_select(0, rows.reshape(-1)).view(B, out_heads, -1, D)
+def _take(keys: Tensor, values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `index` `[B, heads, N]` of keys and values `[B, K, S, D]`: each `[B, max(heads, K), N, D]`."""
+    taken = []
+    rows, layout = index, None
+    for x in (keys, values):
+        B, K, _, D = x.shape
+        if x.stride(3) != 1 or x.stride(2) != D or x.stride(1) % D or x.stride(0) % D:
+            x = x.contiguous()
+        heads = max(index.shape[1], K)
+        if layout != (x.stride(0) // D, x.stride(1) // D):
+            layout = (x.stride(0) // D, x.stride(1) // D)
+            kv = torch.arange(heads, device=x.device) // (heads // K)
+            batch = torch.arange(B, device=x.device)
+            rows = (index + kv[None, :, None] * layout[1] + batch[:, None, None] * layout[0]).reshape(-1)
+        num_rows = (x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()) // D
+        taken.append(x.as_strided((num_rows, D), (D, 1)).index_select(0, rows).view(B, heads, -1, D))
+    return taken[0], taken[1]
 
 
 def _additive(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:

@@ -87,7 +87,10 @@ def _turn(x: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
 
 
 def _dot(queries: Tensor, keys: Tensor, groups: int) -> Tensor:
-    return queries.float() @ keys.repeat_interleave(groups, dim=1).float().transpose(-1, -2)
+    """Products `[B, H, T, S]`; the query heads of a group share one matrix product with their keys."""
+    B, H, T, D = queries.shape
+    grouped = queries.float().reshape(B, H // groups, groups * T, D)
+    return (grouped @ keys.float().transpose(-1, -2)).view(B, H, T, -1)
 
 
 def _repeats(key_positions: Tensor, keys: Tensor, groups: int) -> int:

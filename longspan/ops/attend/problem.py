@@ -57,11 +57,14 @@ class Problem:
         return self.queries.shape[1] // self.keys.shape[1]
 
     def for_heads(self, heads: tuple[int, ...], visit: Visit) -> Problem:
-        """The sub-problem of some query heads. Whole groups keep their grouping; others get a kv head each."""
+        """The sub-problem of some query heads. Whole groups keep their grouping, heads of one kv head share it, others
+        get a kv head each."""
         groups = self.num_groups
         whole = [heads[i] // groups for i in range(0, len(heads), groups)]
         if len(heads) % groups == 0 and list(heads) == [kv * groups + g for kv in whole for g in range(groups)]:
             kv_heads = whole
+        elif len({head // groups for head in heads}) == 1:
+            kv_heads = [heads[0] // groups]
         else:
             kv_heads = [head // groups for head in heads]
         per_head_positions = self.key_positions.shape[1] > 1

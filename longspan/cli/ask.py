@@ -1,0 +1,90 @@
+"""`longspan ask`: a question about any text file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longspan.cli._output import JSON_HELP
+
+REFERENCE = "reference"
+BEYOND_WINDOW = "lm_infinite(evict=false) + gemfilter"
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="A text file, or - for standard input.")],
+    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more questions about the text.")],
+    model: Annotated[str, typer.Option(help="A hub id, a folder, or 'reference', the model that comes with longspan.")] = REFERENCE,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=f"Method spec; by default none, and {BEYOND_WINDOW!r} for a text beyond the model's window."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 48,
+    json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
+) -> None:
+    """Read a text once and answer questions about it, with the sentences the answers came from.
+
+    Example: longspan ask book.txt "Who keeps the lantern?" --methods "tokenselect"
+    """
+    from longspan.cli._output import console, write_json
+    from longspan.cli._text import read_text
+    from longspan.engine.api import load
+
+    text = read_text(file)
+    out = console()
+    if model == REFERENCE:
+        out.print("Model: the bundled reference model (22M parameters, English, made for measuring); --model takes any other.", style="dim")
+    span = load(model, methods)
+    num_tokens = len(span.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    if methods is None and num_tokens + 512 > span.window_tokens:
+        span = span.with_methods(BEYOND_WINDOW)
+        out.print(
+            f"The text has {num_tokens:,} tokens, the model's window {span.window_tokens:,}: reading it with {BEYOND_WINDOW} (choose with --methods).",
+            style="dim",
+        )
+    context = span.read(text)
+    results = []
+    for question in questions:
+        answer = context.ask(question, max_new_tokens=max_new_tokens)
+        out.print(f"\n[bold]{_plain(question)}[/bold]")
+        out.print(_plain(answer.text) or "(no answer)", style="green")
+        for source in answer.sources[:1]:
+            out.print(f"source (token {source.token:,} of {num_tokens:,}): {_plain(source.text)}", style="dim")
+        usage = answer.usage
+        results.append(
+            {
+                "question": question,
+                "answer": answer.text,
+                "sources": [{"text": s.text, "token": s.token, "weight": round(s.weight, 4)} for s in answer.sources],
+                "seconds": usage.seconds,
+                "generated_tokens": usage.generated_tokens,
+            }
+        )
+    read_seconds = context.usage.seconds.get("read", 0.0)
+    out.print(
+        f"\n{context.num_tokens:,} tokens read in {read_seconds:.1f} s with {span.spec}; "
+        f"{context.kv_bytes / 1e6:.1f} MB of keys and values held.",
+        style="dim",
+    )
+    if json_file is not None:
+        write_json(
+            json_file,
+            {
+                "model": span.name,
+                "spec": span.spec,
+                "tokens": context.num_tokens,
+                "kv_bytes": context.kv_bytes,
+                "peak_kv_bytes": context.usage.peak_kv_bytes,
+                "read_seconds": read_seconds,
+                "answers": results,
+            },
+        )
+
+
+def _plain(text: str) -> str:
+    """Text that Rich does not take for markup."""
+    from rich.markup import escape
+
+    return escape(text)

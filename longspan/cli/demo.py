@@ -1,0 +1,170 @@
+"""`longspan demo`: the first thing to run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from longspan.cli._output import JSON_HELP
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from longspan.evaluation.demonstration import Result
+
+SPECS = (
+    "dense",
+    "truncate",
+    "ntk(factor=8)",
+    "yarn(factor=4) + minference + snapkv(keep=0.25)",
+    "tokenselect",
+    "lm_infinite(evict=false) + gemfilter",
+)
+LENGTHS = "4096,8192,16384,65536"
+
+
+def command(
+    seed: Annotated[int, typer.Option(help="Decides the facts and where they are hidden.")] = 0,
+    methods: Annotated[list[str] | None, typer.Option(help="Spec to compare; give it several times. Default: six specs.")] = None,
+    lengths: Annotated[str, typer.Option(help="Text lengths in tokens.")] = LENGTHS,
+    facts: Annotated[int, typer.Option(min=1, max=32, help="Facts hidden in each text.")] = 6,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time to spend; what would not fit is left out and said so.")] = 3.3,
+    report: Annotated[Path, typer.Option(help="The HTML report.")] = Path("longspan-demo.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
+) -> None:
+    """Read texts far beyond the reference model's window, with and without methods, and compare the answers.
+
+    Example: longspan demo --seed 7
+    """
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from longspan.cli._output import console, write_json, write_text
+    from longspan.engine.api import load
+    from longspan.evaluation.demonstration import make_exam, report_answers, report_rows, run_demo
+    from longspan.evaluation.haystacks.pydoc import pydoc_haystack
+    from longspan.evaluation.report import render_report
+
+    out = console()
+    sizes = _lengths(lengths)
+    model = load("reference")
+    specs = tuple(model.with_methods(spec).spec for spec in (methods or SPECS))
+    haystack = pydoc_haystack()
+    exams = [make_exam(haystack, size, facts, model.tokenizer, seed) for size in sizes]
+    out.print(
+        f"A model of {_millions(model)}M parameters with a window of {model.window_tokens:,} tokens reads the Python language "
+        f"reference, in which {facts} facts are hidden, and is asked for each. 'dense' is its own attention."
+    )
+    results: list[Result] = []
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} tokens"), TimeElapsedColumn())
+    task = bar.add_task("", total=None)
+
+    def on_progress(spec: str, exam: Any, done: int) -> None:
+        bar.update(task, description=f"{exam.length_tokens // 1024}K {spec}", completed=done, total=exam.length_tokens)
+
+    with Live(console=out, refresh_per_second=4) as live:
+        live.update(bar)
+        for result in run_demo(model, specs, exams, budget_seconds=minutes * 60, on_progress=on_progress):
+            results.append(result)
+            live.update(_group(_table(results), bar))
+        live.update(_table(results))
+    left_out = [f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason]
+    for line in left_out:
+        out.print(line, style="dim", markup=False)
+    _show_one(out, results)
+    about = {"model": model.name, "seed": seed, "device": str(model.info.device), "haystack": "pydoc"}
+    rows = report_rows(results, about)
+    invocation = "longspan " + " ".join(_quote(word) for word in sys.argv[1:])
+    page = render_report(
+        rows,
+        title="longspan demo",
+        command=invocation,
+        notes=[
+            f"{facts} facts hidden in the Python language reference at each length; the model's window is {model.window_tokens:,} tokens.",
+            *left_out,
+        ],
+        answers=report_answers(results),
+    )
+    write_text(report, page)
+    out.print(f"Report: {report.resolve()}", markup=False, soft_wrap=True)
+    if json_file is not None:
+        write_json(json_file, {"seed": seed, "rows": rows})
+
+
+def _lengths(text: str) -> list[int]:
+    from longspan.errors import UserInputError
+
+    try:
+        sizes = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise UserInputError(f"got --lengths {text!r}; give whole numbers of tokens, such as {LENGTHS}") from error
+    if sizes[0] < 1024:
+        raise UserInputError(f"got a length of {sizes[0]} tokens; give 1024 or more")
+    return sizes
+
+
+def _table(results: list[Result]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("text", justify="right")
+    table.add_column("spec", overflow="fold")
+    for title in ("right", "sources", "read s", "decode s", "tok/s", "peak KV MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    previous = None
+    for result in results:
+        size = result.exam.length_tokens
+        if previous not in (None, size):
+            table.add_section()
+        previous = size
+        if result.reason is not None:
+            table.add_row(_tokens(size), result.spec, "left out", "", "", "", "", "")
+            continue
+        right, asked = sum(result.right), len(result.right)
+        style = "green" if right == asked else "yellow" if right else "red"
+        table.add_row(
+            _tokens(size),
+            result.spec,
+            f"[{style}]{right}/{asked}[/{style}]",
+            f"{result.sources_found}/{right}" if right else "-",
+            f"{result.read_seconds + result.seconds('prefill'):.1f}",
+            f"{result.seconds('decode'):.1f}",
+            f"{result.tokens_per_second:.0f}",
+            f"{result.peak_kv_bytes / 1e6:.1f}",
+        )
+    return table
+
+
+def _show_one(out: Any, results: list[Result]) -> None:
+    """One answer with its source, from the longest text."""
+    for result in sorted(results, key=lambda r: -r.exam.length_tokens):
+        for fact, answer, right in zip(result.exam.facts, result.answers, result.right, strict=False):
+            if right and answer.sources:
+                out.print(f"\n{_tokens(result.exam.length_tokens)}, {result.spec}: {fact.question}", markup=False)
+                out.print(f"  answer: {answer.text}", markup=False, style="green")
+                out.print(f"  source: {answer.sources[0].text}\n", markup=False, style="dim")
+                return
+
+
+def _group(*parts: Any) -> Any:
+    from rich.console import Group
+
+    return Group(*parts)
+
+
+def _tokens(size: int) -> str:
+    return f"{size // 1024}K" if size % 1024 == 0 else f"{size:,}"
+
+
+def _millions(model: Any) -> int:
+    return round(sum(weight.numel() for weight in model.hf_model.parameters()) / 1e6)
+
+
+def _quote(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)

@@ -1,0 +1,91 @@
+"""`longspan train`: make the reference model anew, and measure one."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Train models: the bundled reference model's recipe.", no_args_is_help=True)
+
+
+@app.callback()
+def _train() -> None:
+    """Train models: the bundled reference model's recipe."""
+
+
+@app.command()
+def reference(
+    text: Annotated[list[Path] | None, typer.Option(help="Folder of .md, .txt or .py files; may be given again.")] = None,
+    out: Annotated[Path, typer.Option(help="Where checkpoint, tokenizer, shards and model go.")] = Path("reference-run"),
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
+    seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds and write a checkpoint.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Length of the whole schedule in tokens.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that make data; by default all cores but one.")] = None,
+    smoke: Annotated[bool, typer.Option(help="A tiny model for two minutes on a CPU: the same code, no use.")] = False,
+) -> None:
+    """Train the reference model from folders of text, in resumable pieces.
+
+    Example: longspan train reference --text books/ --out run/ --seconds 540, then again with --resume
+    """
+    started = time.monotonic()
+    from dataclasses import replace
+
+    from longspan.reference.config import SMOKE, RecipeConfig
+    from longspan.reference.recipe import prepare, train_piece
+
+    config = SMOKE if smoke else RecipeConfig()
+    if tokens is not None:
+        config = replace(config, total_tokens=tokens)
+    try:
+        tokenizer = prepare(text or [], out, config)
+        progress = train_piece(
+            config=config,
+            tokenizer=tokenizer,
+            shards=[out / "shards"],
+            out=out,
+            resume=resume,
+            seconds=seconds,
+            workers=max(1, (os.cpu_count() or 2) - 1) if workers is None else workers,
+            started=started,
+        )
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    state = "finished" if progress.finished else "not finished: run again with --resume"
+    typer.echo(f"step {progress.step:,}, {progress.tokens:,} tokens, {progress.seconds:.0f} s; {state}; model in {out / 'model'}")
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Argument(help="Folder of an exported model.")],
+    shards: Annotated[Path, typer.Option(help="Folder with the heldout shards of the run.")],
+    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("reference-table.json"),
+    num_samples: Annotated[int, typer.Option(help="Samples for each task and length.")] = 200,
+    seconds: Annotated[float, typer.Option(help="Stop after so many seconds with what there is.")] = 3600.0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure an exported model on held-out text and unseen seeds.
+
+    Example: longspan train measure run/model --shards run/shards --num-samples 20
+    """
+    from longspan.reference.measure import measure as run_measure
+
+    try:
+        table = run_measure(
+            model,
+            [shards],
+            num_samples=num_samples,
+            device=device,
+            workers=max(1, (os.cpu_count() or 2) - 1),
+            seconds=seconds,
+            report=lambda line: print(line, flush=True),
+        )
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    temporary = json_file.with_name(json_file.name + ".part")
+    temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, json_file)

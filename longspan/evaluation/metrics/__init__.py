@@ -1,0 +1,1 @@
+"""Numbers made of samples: intervals for accuracies and differences, perplexity by position."""

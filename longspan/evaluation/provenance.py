@@ -1,0 +1,35 @@
+"""What a number was measured with: versions and commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["commit", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Versions of python, longspan, torch and transformers, by name."""
+    from longspan import __version__
+
+    found = {name: metadata.version(name) for name in ("torch", "transformers")}
+    return {"longspan": __version__, **found, "python": platform.python_version()}
+
+
+def commit() -> str | None:
+    """Commit of the source tree that longspan runs from, with "+changes" if it was edited; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

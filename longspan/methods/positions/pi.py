@@ -1,0 +1,65 @@
+"""Linear position interpolation: squeeze all positions by a factor, so that a longer text fits the trained range.
+
+Equation: position p is rotated as p / s, that is theta_i' = theta_i / s for every frequency, with s = `factor`.
+A text of s times the trained window then has no position that the model has not seen.
+
+Paper: Extending Context Window of Large Language Models via Position Interpolation (2023).
+
+Differs from the paper: nothing in the formula (the "linear" type of transformers); the paper then fine-tunes for
+1,000 steps, which is up to you: give the fine-tuned model the factor it was tuned with.
+
+Fails when: the model is not fine-tuned and the factor is much above 1: neighbours come closer together than they ever
+were in training, and the model loses their order. Without training, use ntk, yarn or self_extend.
+
+    model = longspan.load("reference", methods="pi(factor=1.25)")
+    model.read(text).ask("Who keeps the lantern?")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.roles import ModelInfo, Positions, Rope
+
+CARD = {
+    "title": "Extending Context Window of Large Language Models via Position Interpolation",
+    "year": 2023,
+    "paper_id": None,
+    "family": "positions",
+    "roles": ["Positions"],
+    "phase": "both",
+    "training": "none",
+    "exact": "at factor=1 only",
+    "frees": "no",
+    "needs": ["rotary positions that the model does not scale itself", "fine-tuning for factors much above 1"],
+    "claim": {
+        "text": "a little past the trained window, interpolated positions find facts where extrapolated ones fail",
+        "spec": "pi(factor=1.25)",
+        "task": "niah_single_1",
+        "length_tokens": 5120,
+        "against": "dense",
+        "margin": 0.2,
+    },
+    "tolerances": {},
+    "example": "pi(factor=2)",
+    "identity": "pi(factor=1)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionInterpolation(Positions):
+    """Settings of linear position interpolation."""
+
+    factor: float  # s: text length over trained window (the paper extends 2,048 by 4 to 16)
+
+    def __post_init__(self) -> None:
+        check_factor(self.factor)
+
+    def check(self, model: ModelInfo) -> None:
+        """Refuse models without rotary positions."""
+        check_rotary("pi", model)
+
+    def rope(self, rope: Rope) -> Rope:
+        """Every frequency divided by the factor."""
+        return rope if self.factor == 1 else replace(rope, inv_freq=rope.inv_freq / self.factor)
