@@ -207,6 +207,10 @@ class Selection(Method):
         """True when `visit` returns `Gather(compact=True)` or must see keys before rotation."""
         return False
 
+    def max_step_tokens(self) -> int | None:
+        """Most new tokens that `visit` may be asked about at once; longer steps are cut. None for any number."""
+        return None
+
     def visit(self, step: Step) -> Visit:
         raise NotImplementedError
 

@@ -77,7 +77,8 @@ class LiveView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
-        self._console.print(summary_table(self.rows))
+        if self.rows:
+            self._console.print(summary_table(self.rows))
 
 
 def summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:

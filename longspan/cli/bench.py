@@ -156,9 +156,12 @@ def _run(runner: Runner, jobs: list[Job]) -> tuple[list[Any], int, bool]:
         console().print(line)
     if stopped:
         total = sum(len(job.specs) for job in jobs)
-        console().print(
-            f"Stopped. {len(view.rows)} of {total} results are kept in {runner.log.path}; the same command goes on."
+        kept = (
+            f"{len(view.rows)} of {total} results are kept in {runner.log.path}"
+            if view.rows
+            else "Nothing was measured yet"
         )
+        console().print(f"Stopped. {kept}; the same command goes on.")
     return view.rows, resumed, stopped
 
 

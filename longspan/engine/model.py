@@ -288,6 +288,11 @@ class Context:
         if not question.strip():
             raise UserInputError("the question is empty; write one")
         asked = encode(tokenizer, Prompt.of(tokenizer).question(question, answer_prefix))
+        if len(asked) >= self.model.window_tokens:
+            raise UserInputError(
+                f"the question has {len(asked)} tokens, the model's window is {self.model.window_tokens}; "
+                "ask a shorter one, or put the long part into the text that is read"
+            )
         sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens)
         stops = stop_ids(self.model)
         token_ids, usage, found = self._generate(asked, sampler, stops, trace=sources)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longspan.errors import UserInputError
+
 _CONTEXT, _QUESTION = "\ue000context\ue001", "\ue000question\ue001"
 
 
@@ -70,7 +72,7 @@ def text_pieces(text: str | Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in text:
         if not isinstance(piece, str):
-            raise ValueError(f"got a {type(piece).__name__} in a stream of text; give str pieces, or token ids as one sequence of int")
+            raise UserInputError(f"got a {type(piece).__name__} in a stream of text; give str pieces, or token ids as one sequence of int")
         held += piece
         cut = max(held.rfind(" "), held.rfind("\n"))
         if cut > 0:

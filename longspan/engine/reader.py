@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache
+from longspan.engine.store import SPARE_TOKENS
 from longspan.roles import ModelInfo, Steering, Step
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
@@ -58,7 +59,7 @@ class ModelReader:
         """An empty run; `num_tokens` reserves room where the length is known and nothing will be dropped."""
         run = Run(plan=self.plan, chunk_tokens=self.chunk_tokens)
         drops = any(layer.storage is not None for layer in self.plan.layers)
-        run.reserve_tokens = 0 if num_tokens is None or drops else num_tokens
+        run.reserve_tokens = 0 if num_tokens is None or drops else num_tokens + SPARE_TOKENS
         return run
 
     def fork(self, run: Run) -> Run:

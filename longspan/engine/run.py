@@ -180,13 +180,14 @@ class Run:
         return torch.cat([parts[head] for head in sorted(parts)])
 
     def _chunks(self, plan: LayerPlan, num_tokens: int) -> Iterator[tuple[int, int]]:
-        """Cut T tokens at multiples of `chunk_tokens` of the text, where a method acts per chunk."""
-        if self.phase == "decode" or not (plan.selections or plan.storage):
-            yield 0, num_tokens
-            return
+        """Cut T tokens at multiples of `chunk_tokens` of the text, where a method acts per chunk, or into shorter steps."""
+        limits = [s.method.max_step_tokens() for s in plan.selections_for(self.phase)]  # type: ignore[attr-defined]
+        most = min((limit for limit in limits if limit is not None), default=num_tokens)
+        whole = self.phase == "decode" or not (plan.selections or plan.storage)
         start = 0
         while start < num_tokens:
-            stop = min(num_tokens, start + self.chunk_tokens - (self.seen + start) % self.chunk_tokens)
+            room = num_tokens if whole else self.chunk_tokens - (self.seen + start) % self.chunk_tokens
+            stop = min(num_tokens, start + room, start + most)
             yield start, stop
             start = stop
 

@@ -103,8 +103,8 @@ class Slab:
         self.num_tokens = max(0, self.num_tokens - num_tokens)
 
     def fit(self) -> None:
-        """Give back room beyond SPARE_TOKENS."""
-        if self.capacity > self.num_tokens + SPARE_TOKENS:
+        """Leave room for SPARE_TOKENS, no more and no less."""
+        if self.num_tokens and self.capacity != self.num_tokens + SPARE_TOKENS:
             self._cut(0, self.num_tokens, self.num_tokens + SPARE_TOKENS)
 
     def fork(self) -> Slab:

@@ -2,7 +2,8 @@
 
 A claim (`CARD["claim"]` of a method's file) names a spec, a task, a length and a spec to compare with. It holds when
 the measured accuracy is `at_least` a value, or at least `margin` above the comparison's. The verdict goes by the
-measured means; "clearly" is added when the 95% interval lies wholly on that side.
+measured means; "clearly" is added when the 95% interval lies wholly on that side. A claim to be no worse
+than a baseline that fails itself decides nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from longspan.card import all_cards
+from longspan.errors import CardError
+from longspan.evaluation.exams import find_task
 from longspan.evaluation.metrics.interval import newcombe_interval
 from longspan.evaluation.results import Row
 from longspan.evaluation.runner import Case, Job, grid
@@ -57,6 +60,8 @@ class Claim:
         if self.at_least is not None:
             return f"at least {percent(self.at_least)}"
         assert self.margin is not None
+        if self.margin == 0:
+            return f"no lower than {self.against}"
         points = abs(self.margin) * 100
         if self.margin < 0:
             return f"at most {points:g} points below {self.against}"
@@ -70,9 +75,9 @@ class Verdict:
     Attributes:
         claim: the claim.
         measured, baseline: over the samples that both specs answered; None without any.
-        holds: None when it could not be measured.
+        holds: None when there is no verdict.
         clearly: the 95% interval agrees with `holds` as a whole.
-        reason: why it could not be measured.
+        reason: why there is none.
     """
 
     claim: Claim
@@ -86,19 +91,31 @@ class Verdict:
     def words(self) -> str:
         """The verdict in words."""
         if self.holds is None:
-            return f"not measured: {self.reason}"
+            return self.reason
         return ("holds" if self.holds else "does not hold") + (", clearly" if self.clearly else "")
 
 
 def load_claims() -> tuple[list[Claim], list[str]]:
-    """Claims of all methods, and the names of the methods that claim nothing."""
+    """Claims of all methods, and the names of the methods that claim nothing.
+
+    Raises:
+        CardError: a claim's specs or task cannot be used; names the method.
+    """
     claims, silent = [], []
     for name, card in all_cards().items():
         if not card.claim:
             silent.append(name)
             continue
         fields = dict(card.claim)
-        fields["spec"], fields["against"] = canonical(fields["spec"]), canonical(fields["against"])
+        try:
+            fields["spec"], fields["against"] = canonical(fields["spec"]), canonical(fields["against"])
+            kind = find_task(fields["task"]).exam.kind
+        except ValueError as error:
+            raise CardError(f"CARD['claim'] of {name}: {error}") from error
+        if kind != "answer":
+            raise CardError(
+                f"CARD['claim'] of {name}: task {fields['task']!r} has no accuracy; claim one that has answers"
+            )
         claims.append(Claim(method=name, **fields))
     return claims, silent
 
@@ -153,10 +170,10 @@ def judge(claim: Claim, rows: Sequence[Row], samples: int | None = None) -> Verd
     for spec, found in ((claim.spec, mine), (claim.against, theirs)):
         skipped = next((row["reason"] for row in found.values() if row["status"] == "skipped"), None)
         if skipped is not None:
-            return Verdict(claim=claim, reason=f"{spec}: {skipped}")
+            return Verdict(claim=claim, reason=f"not measured: {spec}: {skipped}")
     both = [case for case in mine if case in theirs and mine[case].get("score") is not None]
     if len(both) < wanted:
-        return Verdict(claim=claim, reason=f"{len(both)} of {wanted} samples are there")
+        return Verdict(claim=claim, reason=f"not measured: {len(both)} of {wanted} samples are there")
     measured = summarise([mine[case] for case in both])[0]
     baseline = summarise([theirs[case] for case in both])[0]
     assert measured.accuracy is not None and measured.interval is not None and baseline.accuracy is not None
@@ -166,6 +183,10 @@ def judge(claim: Claim, rows: Sequence[Row], samples: int | None = None) -> Verd
         assert claim.margin is not None
         gained, needed = measured.accuracy - baseline.accuracy, claim.margin
         interval = newcombe_interval(measured.accuracy, len(both), baseline.accuracy, len(both))
+        if baseline.accuracy <= -claim.margin:
+            reached = percent(baseline.accuracy)
+            reason = f"decides nothing: {claim.against} reaches {reached}, so any spec would pass"
+            return Verdict(claim=claim, measured=measured, baseline=baseline, reason=reason)
     holds = gained >= needed - 1e-9
     clearly = interval[0] >= needed if holds else interval[1] < needed
     return Verdict(claim=claim, measured=measured, baseline=baseline, holds=holds, clearly=clearly)
@@ -220,7 +241,7 @@ def proof_markdown(
         "Every method's claim from its paper, restated as a check on the reference model.",
         f"Generated by `{command}`; do not edit.",
         "",
-        f"{held} hold, {failed} do not hold, {len(verdicts) - held - failed} not measured, "
+        f"{held} hold, {failed} do not hold, {len(verdicts) - held - failed} without a verdict, "
         f"{len(silent)} without a claim.",
         "Verdicts go by measured means; *clearly*: the 95% interval lies wholly on that side.",
         "Seconds are the median from text to first token; bytes are keys and values held after reading, measured",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from importlib import metadata
@@ -19,13 +20,14 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source tree that longspan runs from, with "+changes" if it was edited; None outside git."""
+    """Commit of the source tree that longspan runs from, with "+" and a digest of edits to it; None outside git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git(root, "diff", "HEAD", "--", "longspan")
+        return f"{head}+{hashlib.sha256(changes.encode()).hexdigest()[:6]}" if changes else head
     except (subprocess.CalledProcessError, FileNotFoundError):
         return None
 

@@ -110,9 +110,9 @@ class ResultLog:
                 written = file.write(line)
                 while written < len(line):
                     written += file.write(line[written:])
-            except OSError:
+            except OSError as error:
                 file.truncate(before)
-                raise
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.rows[row["key"]] = dict(row)
 
     def done(self, key: str) -> dict[str, Any] | None:

@@ -219,16 +219,16 @@ def _quote(rng: random.Random, room: Room) -> Episode:
 
 
 MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
-    (0.10, _of("single")),
+    (0.08, _of("single")),
     (0.06, _of("multikey")),
-    (0.07, _of("multivalue")),
+    (0.12, _of("multivalue")),
     (0.06, _of("multiquery")),
     (0.09, _of("lines")),
     (0.16, _keys),
     (0.13, _pairs),
     (0.15, _facts),
     (0.09, _variables),
-    (0.05, _quote),
+    (0.02, _quote),
     (0.01, _ready(ruler.common_words, "cwe")),
     (0.03, _ready(ruler.frequent_words, "fwe")),
 )

@@ -174,6 +174,6 @@ def test_proof_writes_the_ledger_and_goes_on(
     assert bench("--proof") == 0
     assert len(rows_of(tmp_path / "longspan-bench")) == 5
     page = (tmp_path / "docs" / "proof.md").read_text()
-    assert "1 hold, 1 do not hold, 0 not measured, 1 without a claim." in page
+    assert "1 hold, 1 do not hold, 0 without a verdict, 1 without a claim." in page
     assert "Without a claim: `silent`." in page
     assert "does not hold" in " ".join(capsys.readouterr().out.split())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from longspan.errors import CardError
 from longspan.evaluation import proof
 from longspan.evaluation.proof import Claim, judge, load_claims, plan, proof_ledger, proof_markdown
 from tests.evaluation.test_runner import make_runner
@@ -68,6 +69,20 @@ def test_verdicts_follow_the_measured_means(tmp_path: Path) -> None:
     assert verdicts[2].claim.threshold == "at most 90 points below dense"
 
 
+def test_no_worse_than_a_baseline_that_fails_decides_nothing(tmp_path: Path) -> None:
+    verdicts, _ = prove(
+        tmp_path,
+        [
+            claim(spec="tail", against="tail", at_least=None, margin=-0.5),
+            claim(spec="tail", against="tail", at_least=None, margin=0.0),
+        ],
+    )
+    assert verdicts[0].holds is None
+    assert verdicts[0].words.startswith("decides nothing: tail reaches ")
+    assert verdicts[1].holds is True
+    assert verdicts[1].claim.threshold == "no lower than tail"
+
+
 def test_what_was_not_measured_says_why(tmp_path: Path) -> None:
     claims = [claim(spec="short", length_tokens=1200, samples=2), claim(samples=20)]
     verdicts, rows = prove(tmp_path, claims)
@@ -91,7 +106,7 @@ def test_the_ledger_says_all_and_the_page_shows_it(tmp_path: Path) -> None:
     assert ledger["without_a_claim"] == ["dense"]
     assert ledger["settings"]["fingerprint"] == ["f00d"]
     page = proof_markdown(verdicts, ["dense"], rows, "longspan bench --proof")
-    assert "1 hold, 1 do not hold, 1 not measured, 1 without a claim." in page
+    assert "1 hold, 1 do not hold, 1 without a verdict, 1 without a claim." in page
     lines = [line for line in page.splitlines() if line.startswith("| `")]
     assert [line.replace("\\|", "").count("|") for line in lines] == [11] * 3
     assert "Keeps the \\| answers." in lines[0]
@@ -118,3 +133,27 @@ def test_claims_come_from_the_cards_with_canonical_specs(monkeypatch: pytest.Mon
     ]
     assert claims[0].samples == proof.SAMPLES
     assert silent == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"task": "vtt"}, "of one: there is no task 'vtt'"),
+        ({"task": "perplexity"}, "of one: task 'perplexity' has no accuracy"),
+        ({"spec": "densse"}, "of one: there is no method 'densse'"),
+    ],
+)
+def test_a_claim_that_cannot_be_measured_names_its_method(
+    change: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {
+        "text": "t",
+        "spec": "dense",
+        "task": "vt",
+        "length_tokens": 512,
+        "against": "",
+        "at_least": 0.5,
+    }
+    monkeypatch.setattr(proof, "all_cards", lambda: {"one": SimpleNamespace(claim=fields | change)})
+    with pytest.raises(CardError, match=sentence):
+        load_claims()

@@ -84,11 +84,12 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
         def write(self, data: Any) -> int:
             if self.tell() == len(before):
                 return super().write(bytes(data)[:7])
-            raise OSError(errno.ENOSPC, "No space left on device", str(log.path))
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("builtins.open", lambda path, mode, buffering: FullDisk(path, "ab"))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         log.append(row("b"))
+    assert caught.value.filename == str(log.path)
     monkeypatch.undo()
     assert log.path.read_bytes() == before
     assert list(log.rows) == ["a"]

@@ -48,7 +48,7 @@ def render_report(
     sections += [
         ("Accuracy against memory", _charts(scatters(rows))),
         ("Accuracy by depth and length", _charts(heatmaps(rows), _HEAT_LEGEND)),
-        ("Accuracy by task", _charts(task_bars(rows))),
+        ("Accuracy by task", _charts(task_bars(rows), _TASK_LEGEND)),
         ("Perplexity by position", _charts(perplexity_lines(rows)) + perplexity_table(rows)),
         ("Not run", skipped_list(rows)),
         ("Settings and versions", settings_table(rows)),
@@ -64,6 +64,8 @@ def render_report(
         f"<body>{HATCH}<main>{''.join(body)}</main></body></html>\n"
     )
 
+
+_TASK_LEGEND = '<p class="small">Over all lengths and depths that were run.</p>'
 
 _HEAT_LEGEND = (
     '<p class="small">Mean accuracy in percent. Hatched: not run. "spread": the task hides its needles all over '

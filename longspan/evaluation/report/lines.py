@@ -13,7 +13,7 @@ from longspan.evaluation.wording import tokens_text
 
 __all__ = ["perplexity_lines", "perplexity_table"]
 
-_LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 48, 22, 10, 190, 42
+_LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 58, 22, 10, 190, 42
 _LARGEST = 1e9
 
 

@@ -14,9 +14,9 @@ from longspan.evaluation.wording import bytes_text, percent, tokens_text
 
 __all__ = ["Box", "place_labels", "scatters"]
 
-_LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 44, 12, 12, 210, 42
+_LEFT, _RIGHT, _TOP, _HEIGHT, _BELOW = 54, 12, 12, 210, 42
 _RADIUS = 4.5
-_CHARACTER = 6.2
+_CHARACTER = 6.7
 _LINE = 13.0
 
 
@@ -133,9 +133,14 @@ def _plot(groups: Sequence[Summary], specs: Sequence[str]) -> str:
     for tick in log_ticks(low, high) or [sizes[0]]:
         x = place_x(tick)
         parts.append(element("line", x1=x, x2=x, y1=_TOP, y2=_TOP + _HEIGHT, class_="grid"))
-        parts.append(text(x, _TOP + _HEIGHT + 15, bytes_text(tick), text_anchor="middle", class_="tick"))
+        anchor, place = ("end", right + _RIGHT - 2) if x > right - 12 else ("middle", x)
+        parts.append(text(place, _TOP + _HEIGHT + 15, bytes_text(tick), text_anchor=anchor, class_="tick"))
     name = "bytes of keys and values held (log scale)"
     parts.append(text((_LEFT + right) / 2, _TOP + _HEIGHT + 34, name, text_anchor="middle", class_="axis"))
+
+    middle = _TOP + _HEIGHT / 2
+    turn = f"rotate(-90 10 {middle:.0f})"
+    parts.append(text(10, middle, "accuracy", text_anchor="middle", class_="axis", transform=turn))
 
     points = [
         (place_x(size), place_y(group.accuracy or 0.0)) for size, group in zip(sizes, groups, strict=True)

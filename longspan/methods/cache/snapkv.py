@@ -64,13 +64,9 @@ LOGITS_AT_ONCE = 2**25  # 128 MiB of float32; the window is scored in slices of 
 class SnapKV(Storage):
     """Keeps what the end of a text attends to; see the module."""
 
-    keep: float | int = (
-        1024  # tokens per kv head, or a share of the text; the paper's smallest LongBench budget
-    )
-    window_tokens: int = 32  # the text's last tokens, which vote and stay; the authors' LongBench runs
-    pool_tokens: int = (
-        7  # neighbours that share a vote, an odd number, 1 for none; the authors' LongBench runs
-    )
+    keep: float | int = 1024  # tokens per kv head, or a share of the text; the paper's Table 1
+    window_tokens: int = 32  # last tokens, which vote and stay; the authors' LongBench runs
+    pool_tokens: int = 7  # neighbours that share a vote, odd, 1 for none; the authors' LongBench runs
     pooling: Literal["max", "mean"] = "max"  # the authors' LongBench runs
 
     def __post_init__(self) -> None:
@@ -87,8 +83,8 @@ class SnapKV(Storage):
             raise ValueError(f"got pooling={self.pooling!r}; allowed are 'max' and 'mean'")
         if 1 < self.keep < self.window_tokens:
             raise ValueError(
-                f"got keep={self.keep:g}, less than the {self.window_tokens} tokens of the window, which always stay; "
-                f"set keep above {self.window_tokens}, or lower window_tokens"
+                f"got keep={self.keep:g}, less than the {self.window_tokens} tokens of the window, which always "
+                f"stay; set keep to {self.window_tokens} or more, or lower window_tokens"
             )
 
     def observe(self, step: Step) -> None:
@@ -102,8 +98,6 @@ class SnapKV(Storage):
                 last = _tail(torch.cat((state[name], last), dim), self.window_tokens, dim)
             state[name] = last.detach().clone()  # not a view, which would keep the whole chunk alive
 
-    def keep_places(self) -> None: ...
-
     def compact(
         self,
         layer: LayerInfo,
@@ -112,7 +106,7 @@ class SnapKV(Storage):
         *,
         event: Literal["chunk", "read", "token"],
     ) -> Tensor | None:
-        """After reading: places `[B, K, n]` of the window and of the keys with most votes; all of a text within budget."""
+        """After reading: places `[B, K, n]` of the window and of the keys with most votes."""
         if event != "read":
             return None
         queries, query_positions = state.pop("queries"), state.pop("positions")
@@ -136,8 +130,8 @@ class SnapKV(Storage):
         budget = min(resolve_keep(self.keep, num_tokens), num_tokens)
         if budget < min(self.window_tokens, num_tokens):
             raise ValueError(
-                f"snapkv: keep={self.keep:g} of {num_tokens} tokens is {budget}, less than the {self.window_tokens} tokens "
-                "of the window, which always stay; raise keep, or lower window_tokens"
+                f"snapkv: keep={self.keep:g} of {num_tokens} tokens is {budget}, less than the {self.window_tokens} "
+                "tokens of the window, which always stay; raise keep, or lower window_tokens"
             )
         return budget
 

@@ -11,7 +11,8 @@ def check_factor(factor: float) -> None:
     """Raise ValueError unless `factor` is a finite number of 1 or more."""
     if not (math.isfinite(factor) and factor >= 1):
         raise ValueError(
-            f"got factor={factor:g}; allowed is 1 (no change) or more: factor=2 is for texts of twice the trained window"
+            f"got factor={factor:g}; allowed is 1 (no change) or more: "
+            "factor=2 is for texts of twice the trained window"
         )
 
 

@@ -4,8 +4,8 @@ Equation: theta' = `theta`, and the logits of the query at position i (from 1) a
 
     max(1, log(i) / log(c)),    c the trained window, in all layers but the first two
 
-so that attention over more keys than in training is no more spread out than it was. The first two layers are left
-out: their entropy grows with length in any case.
+so that attention over more keys than in training is no more spread out than it was. The first two layers, whose
+attention behaves otherwise as texts grow, are left out.
 
 Paper: Extending LLMs' Context Window with 100 Samples (2024).
 
@@ -41,7 +41,10 @@ CARD = {
     "training": "none",
     "exact": "within the trained window, with the model's own base",
     "frees": "no",
-    "needs": ["rotary positions that the model does not scale itself", "a few training steps for bases far above the model's"],
+    "needs": [
+        "rotary positions that the model does not scale itself",
+        "a few training steps for bases far above the model's",
+    ],
     "claim": {
         "text": "raised base and scaled logits find facts at twice the trained window, where the model as it is fails",
         "spec": "entropy_abf(theta=30000)",
@@ -52,7 +55,7 @@ CARD = {
     },
     "tolerances": {},
     "example": "entropy_abf(theta=30000, window_tokens=64, unscaled_layers=1)",
-    "identity": "entropy_abf(theta=10000, window_tokens=1024)",
+    "identity": "entropy_abf(theta=none, window_tokens=1024)",
 }
 
 
@@ -60,33 +63,37 @@ CARD = {
 class EntropyAbf(Positions):
     """Settings of entropy-aware ABF."""
 
-    theta: float = 500_000.0  # the raised base (the paper's, for Llama-2 with 10,000)
-    window_tokens: int | None = None  # c, where scaling begins; none is the trained window (the paper's 4,096)
-    unscaled_layers: int = 2  # first layers whose logits are left alone (the paper, section 3)
+    theta: float | None = 500_000.0  # the paper's, for Llama-2 with its 10,000; none keeps the model's own
+    window_tokens: int | None = None  # c; by default the trained window, the paper's 4,096
+    unscaled_layers: int = 2  # first layers whose logits are left alone; the paper's
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.theta) and self.theta > 1):
-            raise ValueError(f"got theta={self.theta:g}; give a base above the model's own, such as theta=500000")
+        if self.theta is not None and not (math.isfinite(self.theta) and self.theta > 1):
+            raise ValueError(
+                f"got theta={self.theta:g}; give a base above the model's own, such as theta=500000"
+            )
         if self.window_tokens is not None and self.window_tokens < 2:
             raise ValueError(
                 f"got window_tokens={self.window_tokens}; allowed is 2 or more, or none for the trained window"
             )
         if self.unscaled_layers < 0:
-            raise ValueError(f"got unscaled_layers={self.unscaled_layers}; allowed is 0 or more (the paper leaves out 2)")
+            raise ValueError(
+                f"got unscaled_layers={self.unscaled_layers}; allowed is 0 or more (the paper: 2)"
+            )
 
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("entropy_abf", model)
         for layer in model.open_layers:
-            if layer.rope is not None and self.theta < layer.rope.theta:
+            if layer.rope is not None and self.theta is not None and self.theta < layer.rope.theta:
                 raise ValueError(
                     f"entropy_abf raises the rotary base: got theta={self.theta:g}, but {model.name} has "
-                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more"
+                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more, or theta=none to keep it"
                 )
 
     def rope(self, rope: Rope) -> Rope:
         """The embedding with the raised base."""
-        return rope if self.theta == rope.theta else rope.with_theta(self.theta)
+        return rope if self.theta in (None, rope.theta) else rope.with_theta(self.theta)
 
     def logit_scale(self, positions: Tensor, layer: LayerInfo) -> Tensor | None:
         """max(1, log(position + 1) / log(window)) `[B, T]` float32; None in the first layers."""

@@ -42,7 +42,7 @@ CARD = {
     "frees": "frees",
     "needs": ["rotary positions"],
     "claim": {
-        "text": "at twice the trained window the model still answers from what its window holds, where as it is it fails",
+        "text": "at twice the trained window the model still answers from its window, where as it is it fails",
         "spec": "lm_infinite()",
         "task": "niah_single_1",
         "length_tokens": 8192,
@@ -63,14 +63,16 @@ the layer, and rejected guesses of assisted decoding must not leave the window s
 class LmInfinite(Positions, Selection, Storage):
     """Settings of LM-Infinite."""
 
-    global_tokens: int = 10  # n_global: first tokens that stay visible (the authors' default; 10 to 100 do alike)
-    window_tokens: int | None = None  # n_local: last tokens that are visited; none is the trained window, as in the paper
-    max_distance_tokens: int | None = None  # L: farther pairs count as this far; none is the trained window, as in the paper
-    evict: bool = True  # free what is neither first nor in the window (the paper's decoding keeps only these)
+    global_tokens: int = 10  # n_global, always visible; the authors' default (10 to 100 do alike)
+    window_tokens: int | None = None  # n_local; by default the trained window, as in the paper
+    max_distance_tokens: int | None = None  # L; by default the trained window, as in the paper
+    evict: bool = True  # free what is no longer visited, as the paper does; false keeps it stored
 
     def __post_init__(self) -> None:
         if self.global_tokens < 0:
-            raise ValueError(f"got global_tokens={self.global_tokens}; allowed is 0 or more (the paper: 10 to 100)")
+            raise ValueError(
+                f"got global_tokens={self.global_tokens}; allowed is 0 or more (the paper: 10 to 100)"
+            )
         for name in ("window_tokens", "max_distance_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -92,7 +94,9 @@ class LmInfinite(Positions, Selection, Storage):
             return positions
 
         near = Band(low=lambda p: p - cap + 1, high=lambda p: p + 1, query=same, key=same)
-        far = Band(low=lambda p: p * 0, high=lambda p: p - cap + 1, query=lambda p: p * 0 + cap, key=lambda k: k * 0)
+        far = Band(
+            low=lambda p: p * 0, high=lambda p: p - cap + 1, query=lambda p: p * 0 + cap, key=lambda k: k * 0
+        )
         return near, far
 
     def visit(self, step: Step) -> Ranges:
@@ -100,7 +104,12 @@ class LmInfinite(Positions, Selection, Storage):
         return Ranges(sink_tokens=self.global_tokens, window_tokens=self._window(step.layer))
 
     def keep(
-        self, layer: LayerInfo, store: KeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
+        self,
+        layer: LayerInfo,
+        store: KeyView,
+        state: dict[str, Any],
+        *,
+        event: Literal["chunk", "read", "token"],
     ) -> Tensor | None:
         """Places of the first tokens and the window `[B, 1, n]`; after reading, exactly that many tokens."""
         window, spare = self._window(layer), 0

@@ -54,7 +54,7 @@ CARD = {
 class NtkAware(Positions):
     """Settings of NTK-aware scaling."""
 
-    factor: float  # s: about 1.5 times (text length / trained window); the post's "alpha", 2 to 8 there
+    factor: float  # s, about 1.5 times text length over trained window; the post's alpha
 
     def __post_init__(self) -> None:
         check_factor(self.factor)

@@ -32,7 +32,10 @@ CARD = {
     "training": "none",
     "exact": "at factor=1 only",
     "frees": "no",
-    "needs": ["rotary positions that the model does not scale itself", "fine-tuning for factors much above 1"],
+    "needs": [
+        "rotary positions that the model does not scale itself",
+        "fine-tuning for factors much above 1",
+    ],
     "claim": {
         "text": "a little past the trained window, interpolated positions find facts where extrapolated ones fail",
         "spec": "pi(factor=1.25)",
@@ -51,7 +54,7 @@ CARD = {
 class PositionInterpolation(Positions):
     """Settings of linear position interpolation."""
 
-    factor: float  # s: text length over trained window (the paper extends 2,048 by 4 to 16)
+    factor: float  # s, text length over trained window; 4 to 16 in the paper
 
     def __post_init__(self) -> None:
         check_factor(self.factor)

@@ -60,14 +60,14 @@ CARD = {
 class SelfExtend(Positions):
     """Settings of Self-Extend."""
 
-    group_size: int = 4  # G (the authors' example for Llama-2; 2 to 64 are reasonable there)
-    window_tokens: int = 1024  # w (the authors' example for Llama-2; 512 to 1,536 are feasible there)
+    group_size: int = 4  # G; the authors' example for Llama-2 (2 to 64 are reasonable)
+    window_tokens: int = 1024  # w; the authors' example for Llama-2 (512 to 1,536 are feasible)
 
     def __post_init__(self) -> None:
         if self.group_size < 1:
-            raise ValueError(f"got group_size={self.group_size}; allowed is 1 (no grouping) or more, such as group_size=4")
+            raise ValueError(f"got group_size={self.group_size}; allowed is 1 (no grouping) or more")
         if self.window_tokens < 1:
-            raise ValueError(f"got window_tokens={self.window_tokens}; allowed is 1 or more, such as window_tokens=1024")
+            raise ValueError(f"got window_tokens={self.window_tokens}; allowed is 1 or more")
 
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and neighbour windows that leave no room for groups."""

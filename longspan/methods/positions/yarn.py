@@ -1,7 +1,7 @@
 """YaRN: interpolate slow frequencies, keep fast ones, blend between, and sharpen attention a little.
 
 Equation: with r_i = L_trained * theta_i / (2 pi) the turns that frequency i makes within the trained window, and
-g(r) rising linearly in i from 0 at r = `beta_slow` to 1 at r = `beta_fast`,
+g(r) rising from 0 at r = `beta_slow` to 1 at r = `beta_fast`,
 
     theta_i' = (1 - g(r_i)) * theta_i / s + g(r_i) * theta_i,    cos and sin times 0.1 ln(s) + 1
 
@@ -10,8 +10,9 @@ s = `factor`.
 
 Paper: YaRN: Efficient Context Window Extension of Large Language Models (2023).
 
-Differs from the paper: the formula is transformers' own ("yarn"), which rounds the ends of the ramp to whole dims;
-the paper fine-tunes for 400 steps, which is up to you: give the fine-tuned model the factor it was tuned with.
+Differs from the paper: the formula is transformers' own ("yarn"); like the authors' code, it rounds the ends of the
+ramp to whole dims, and g is linear in the dim, not in r. The paper fine-tunes for 400 steps, which is up to you: give
+the fine-tuned model the factor it was tuned with.
 
 Fails when: the factor is far above the need (short texts get worse too), or the text is longer than factor times the
 trained window.
@@ -56,9 +57,9 @@ CARD = {
 class Yarn(Positions):
     """Settings of YaRN."""
 
-    factor: float  # s: text length over trained window (the paper: 16 and 32)
-    beta_fast: float = 32.0  # turns above which a frequency is kept (the paper's beta for Llama)
-    beta_slow: float = 1.0  # turns below which a frequency is interpolated fully (the paper's alpha for Llama)
+    factor: float  # s, text length over trained window; 16 and 32 in the paper
+    beta_fast: float = 32.0  # turns in the window above which a frequency is kept; the paper's beta
+    beta_slow: float = 1.0  # turns below which it is interpolated fully; the paper's alpha
 
     def __post_init__(self) -> None:
         check_factor(self.factor)

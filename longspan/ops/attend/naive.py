@@ -19,18 +19,18 @@ def naive_logits(
     """
     groups = queries.shape[1] // keys.shape[1]
     if rotary is None:
-        return _dot(queries, keys, groups) * scale
+        return _dot(queries, keys, groups, scale)
     q_pos, k_pos = query_positions.clamp(min=0)[:, None], key_positions.clamp(min=0)
     if not rotary.bands:
-        return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), groups) * scale
+        return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), groups, scale)
     logits = queries.new_zeros((*queries.shape[:3], keys.shape[2]), dtype=torch.float32)
     for band in rotary.bands:
-        part = _dot(_turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups)
+        part = _dot(_turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups, scale)
         low, high = band.low(query_positions)[:, None, :, None], band.high(query_positions)[:, None, :, None]
         at = key_positions[:, :, None, :]
         inside = ((at >= low) & (at < high)).repeat_interleave(_repeats(key_positions, keys, groups), dim=1)
         logits = torch.where(inside, part, logits)
-    return logits * scale
+    return logits
 
 
 def naive_mask(problem: Problem, visit: Visit | None = None) -> Tensor:
@@ -86,10 +86,10 @@ def _turn(x: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
     return rotate(x, *angles(positions, rotary.inv_freq, rotary.scaling, x.dtype))
 
 
-def _dot(queries: Tensor, keys: Tensor, groups: int) -> Tensor:
-    """Products `[B, H, T, S]`; the query heads of a group share one matrix product with their keys."""
+def _dot(queries: Tensor, keys: Tensor, groups: int, scale: float) -> Tensor:
+    """Scaled products `[B, H, T, S]`; the query heads of a group share one matrix product with their keys."""
     B, H, T, D = queries.shape
-    grouped = queries.float().reshape(B, H // groups, groups * T, D)
+    grouped = (queries.float() * scale).reshape(B, H // groups, groups * T, D)
     return (grouped @ keys.float().transpose(-1, -2)).view(B, H, T, -1)
 
 

@@ -41,16 +41,16 @@ def masked_by_hand(
     def attend(
         module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any, scaling: float, **rest: Any
     ) -> tuple[Tensor, None]:
-        T, groups = q.shape[2], q.shape[1] // k.shape[1]
+        places, groups = range(q.shape[2]), q.shape[1] // k.shape[1]
+        near = [[s <= t and (s < sink or t - s < recent) for s in places] for t in places]
+        far = [[s <= t for s in places] for t in places]
         out = torch.zeros_like(q)
         for head in range(q.shape[1]):
             logits = q[:, head] @ k[:, head // groups].transpose(1, 2) * scaling
-            for t in range(T):
-                for s in range(T):
-                    far = s >= sink and t - s >= recent
-                    if s > t or (far and (module.layer_idx, head // groups) not in retrieval):
-                        logits[:, t, s] = -torch.inf
-            out[:, head] = logits.softmax(-1) @ v[:, head // groups]
+            visited = far if (module.layer_idx, head // groups) in retrieval else near
+            out[:, head] = (
+                logits.masked_fill(~torch.tensor(visited), -torch.inf).softmax(-1) @ v[:, head // groups]
+            )
         return out.transpose(1, 2), None
 
     before = model.config._attn_implementation
@@ -81,7 +81,7 @@ def slabs(model: SpanModel, num_tokens: int) -> dict[tuple[int, tuple[int, ...]]
     }
 
 
-@pytest.mark.parametrize("num_tokens", [1, 19, 20, 21, 63, 101])
+@pytest.mark.parametrize("num_tokens", [1, 20, 63])
 @pytest.mark.parametrize("chunk_tokens", [16, 1024])
 def test_every_head_visits_its_own_keys(num_tokens: int, chunk_tokens: int) -> None:
     ids = random_ids(num_tokens)
@@ -98,16 +98,15 @@ def test_the_choice_of_heads_matters() -> None:
 
 
 def test_decoding_far_beyond_the_window_equals_the_mask() -> None:
-    ids = random_ids(250)
+    ids = random_ids(230)
     model = load(random_model(), SPEC)
-    context = model.read(ids[:60], progress=False)
-    branch, reader = context.run.fork(), model.reader()
-    got = torch.cat([reader.advance(branch, token[None]) for token in ids[60:]])
-    torch.testing.assert_close(got, logits_by_hand(ids, RETRIEVAL)[60:], atol=1e-4, rtol=1e-4)
+    branch, reader = model.read(ids[:40], progress=False).run.fork(), model.reader()
+    got = torch.cat([reader.advance(branch, token[None]) for token in ids[40:]])
+    torch.testing.assert_close(got, logits_by_hand(ids, RETRIEVAL)[40:], atol=1e-4, rtol=1e-4)
     for index, layer in enumerate(branch.layers):
         for slab in layer.slabs:
             if (index, slab.heads[0]) in RETRIEVAL:
-                assert slab.num_tokens == 250
+                assert slab.num_tokens == 230
             else:
                 assert SINK + RECENT <= slab.num_tokens <= SINK + RECENT + 2 * SLACK_TOKENS
 
@@ -137,14 +136,17 @@ def test_heads_of_one_kind_share_a_slab() -> None:
 
 
 def test_guesses_taken_back_leave_the_window_whole() -> None:
-    """Stock assisted decoding crops what it rejects; the keys before the window's new start must still be there."""
-    prompt = random_ids(40)[None].repeat(1, 3)
-    settings = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    model = random_model()
-    with applied(model, SPEC):
-        plain = model.generate(prompt, **settings)
-        guessed = model.generate(prompt, prompt_lookup_num_tokens=5, **settings)
-    assert torch.equal(plain, guessed)
+    """Assisted decoding crops what it rejects; the keys before the window's new start must still be there."""
+    ids, guesses = random_ids(130), random_ids(40, seed=9)
+    model = load(random_model(), SPEC)
+    branch, reader = model.read(ids[:40], progress=False).run.fork(), model.reader()
+    got = []
+    for start in range(40, 130, 10):
+        reader.advance(branch, guesses)
+        branch.crop(len(guesses))
+        got.append(reader.all_logits(branch, ids[start : start + 10]))
+    expected = logits_by_hand(ids, RETRIEVAL)[40:]
+    torch.testing.assert_close(torch.cat(got), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_rows_of_different_length_each_keep_their_own_window() -> None:

@@ -74,7 +74,7 @@ def test_layers_above_the_filter_hold_nothing() -> None:
     model = load(random_model(num_layers=4), "gemfilter(keep=40)", tokenizer=word_tokenizer())
     context = model.read(words(TEXT), progress=False)
     held = [layer.slabs[0].num_tokens for layer in context.run.layers]
-    assert held == [len(TEXT) + 1] * 3 + [0]  # with bos; round(4 * 13 / 32) = 2
+    assert held == [len(TEXT)] * 3 + [0]  # round(4 * 13 / 32) = 2
     dense = model.with_methods(None).read(words(TEXT), progress=False)
     assert context.kv_bytes == dense.kv_bytes * 3 // 4
     assert context.ask("w9 w8 w7", max_new_tokens=2).usage.peak_kv_bytes > context.kv_bytes
@@ -94,19 +94,20 @@ def test_reading_on_equals_reading_at_once() -> None:
     whole = model.read(words(TEXT), progress=False)
     first = model.read(words(TEXT[:150]), progress=False)
     both = first.read(" " + words(TEXT[150:]))
-    assert both.num_tokens == whole.num_tokens and first.num_tokens == 151
+    assert both.num_tokens == whole.num_tokens and first.num_tokens == 150
     reader = model.reader()
     found = [reader.open_question(context.run, QUESTION).origin.tolist() for context in (both, whole)]
     assert found[0] == found[1]
 
 
 def test_the_answer_does_not_depend_on_tracing_and_sources_are_of_the_text() -> None:
-    model = load(random_model(num_layers=4), "gemfilter(keep=64)", tokenizer=word_tokenizer())
+    model = load(random_model(num_layers=4, seed=3), "gemfilter(keep=64)", tokenizer=word_tokenizer())
     context = model.read(words(TEXT), progress=False)
     with_sources = context.ask(words(QUESTION), max_new_tokens=12)
     without = context.ask(words(QUESTION), max_new_tokens=12, sources=False)
     assert with_sources.token_ids == without.token_ids
     text_ids = context.run.ids.tolist()
+    assert with_sources.sources
     for source in with_sources.sources:
         assert text_ids[source.token] in with_sources.token_ids
         assert f"w{text_ids[source.token]}" in source.text
@@ -127,6 +128,18 @@ def test_keys_that_are_gone_are_not_chosen() -> None:
     places = GemFilter(keep=35).choose(logits, 50)
     assert len(places) == 30 and not set(range(10, 30)) & set(places.tolist())
     assert len(GemFilter(keep=0.25).choose(torch.randn(4, 60), 50)) == 12
+
+
+def test_finds_tokens_that_no_window_holds_any_more() -> None:
+    """A filter pass that visits a window only still scores every stored key, at the capped distance."""
+    stock, text = random_model(num_layers=4), random_ids(900, seed=9)
+    near = "lm_infinite(evict=false, global_tokens=4, window_tokens=64)"
+    places, logits = asked(load(stock, f"{near} + gemfilter(keep=50)", chunk_tokens=128), text, QUESTION)
+    assert sum(4 <= place < 900 - 64 for place in places) > 25
+    only = load(stock, near, chunk_tokens=128)
+    expected = only.reader().advance(only.read(text[places], progress=False).run, QUESTION)
+    assert expected is not None
+    torch.testing.assert_close(logits, expected[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_sliding_layer_is_passed_over() -> None:

@@ -68,7 +68,9 @@ def pairwise_logits(
     causal = pair_distances(T) >= 0
     visible = causal if visible is None else visible & causal
     freqs = default_frequencies() if frequencies is None else frequencies.double()
-    turn = torch.polar(torch.ones(T, T, len(freqs), dtype=torch.float64), distances.double()[..., None] * freqs)
+    turn = torch.polar(
+        torch.ones(T, T, len(freqs), dtype=torch.float64), distances.double()[..., None] * freqs
+    )
     hidden = model.model.embed_tokens(ids)
     for index, layer in enumerate(model.model.layers):
         normed, attention = layer.input_layernorm(hidden), layer.self_attn
@@ -110,7 +112,9 @@ def decoded_logits(span: SpanModel, ids: Tensor, *, num_read: int) -> Tensor:
 def stock_rope(rope_parameters: dict[str, object], *, kv_heads: int = 2) -> LlamaForCausalLM:
     """The same weights as `small_llama`, with transformers doing the scaling."""
     plain = small_llama(kv_heads=kv_heads)
-    config = LlamaConfig(**{**plain.config.to_dict(), "rope_parameters": {"rope_theta": 10_000.0, **rope_parameters}})
+    config = LlamaConfig(
+        **{**plain.config.to_dict(), "rope_parameters": {"rope_theta": 10_000.0, **rope_parameters}}
+    )
     model = LlamaForCausalLM(config).eval()
     model.load_state_dict(plain.state_dict())
     return model
@@ -118,16 +122,29 @@ def stock_rope(rope_parameters: dict[str, object], *, kv_heads: int = 2) -> Llam
 
 def one_rope(*, rotary_dims: int = HEAD_DIM, theta: float = 10_000.0, window_tokens: int = WINDOW) -> Rope:
     frequencies = theta ** (-torch.arange(0, rotary_dims, 2, dtype=torch.float32) / rotary_dims)
-    return Rope(inv_freq=frequencies, scaling=1.0, theta=theta, window_tokens=window_tokens, rotary_dims=rotary_dims)
+    return Rope(
+        inv_freq=frequencies, scaling=1.0, theta=theta, window_tokens=window_tokens, rotary_dims=rotary_dims
+    )
 
 
 def one_layer(*, index: int = 0, rope: Rope | None = None) -> LayerInfo:
     return LayerInfo(
-        index=index, num_heads=4, num_kv_heads=2, head_dim=HEAD_DIM, scale=0.25, rope=rope, sliding_window_tokens=None
+        index=index,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=HEAD_DIM,
+        scale=0.25,
+        rope=rope,
+        sliding_window_tokens=None,
     )
 
 
 def one_model(*layers: LayerInfo) -> ModelInfo:
     return ModelInfo(
-        name="toy", layers=layers, window_tokens=WINDOW, device=torch.device("cpu"), dtype=torch.float32, fingerprint="0"
+        name="toy",
+        layers=layers,
+        window_tokens=WINDOW,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        fingerprint="0",
     )

@@ -38,7 +38,9 @@ def by_hand(model, ids, *, theta: float, window: int, unscaled_layers: int) -> t
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_reading_equals_the_formula(chunk_tokens, kv_heads):
     ids, model = some_ids(TOKENS), small_llama(layers=3, kv_heads=kv_heads)
-    got = read_logits(load(model, "entropy_abf(theta=50000, window_tokens=16)"), ids, chunk_tokens=chunk_tokens)
+    got = read_logits(
+        load(model, "entropy_abf(theta=50000, window_tokens=16)"), ids, chunk_tokens=chunk_tokens
+    )
     assert worst(got, by_hand(model, ids, theta=50_000.0, window=16, unscaled_layers=2)) < 1e-5
 
 
@@ -73,6 +75,7 @@ def test_scale_values():
 def test_the_models_own_base_changes_no_frequency():
     rope = one_rope()
     assert EntropyAbf(theta=10_000.0).rope(rope) is rope
+    assert EntropyAbf(theta=None).rope(rope) is rope
     raised = EntropyAbf().rope(rope)
     assert float(raised.inv_freq[-1]) == pytest.approx(500_000.0 ** (-14 / 16))
     assert raised.window_tokens == rope.window_tokens
@@ -93,7 +96,9 @@ def test_bad_settings(settings, message):
 
 
 def test_bases_below_the_models_own_are_refused():
-    with pytest.raises(ValueError, match=r"got theta=5000, but toy has 10000 in layer 0; give theta=10000 or more"):
+    with pytest.raises(
+        ValueError, match=r"got theta=5000, but toy has 10000 in layer 0; give theta=10000 or more"
+    ):
         EntropyAbf(theta=5000.0).check(one_model(one_layer(rope=one_rope())))
     with pytest.raises(ValueError, match="entropy_abf changes rotary positions, but no layer of toy"):
         EntropyAbf().check(one_model(one_layer()))

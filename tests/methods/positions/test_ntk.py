@@ -33,13 +33,18 @@ def test_equals_transformers_dynamic_at_its_matching_factor(dynamic_factor, rati
         rope_parameters={"rope_type": "dynamic", "factor": dynamic_factor, "rope_theta": 10_000.0},
     )
     wanted, scaling = ROPE_INIT_FUNCTIONS["dynamic"](config, torch.device("cpu"), seq_len=int(ratio * WINDOW))
-    got = NtkAware(factor=dynamic_factor * ratio - (dynamic_factor - 1)).rope(one_rope(rotary_dims=rotary_dims))
+    got = NtkAware(factor=dynamic_factor * ratio - (dynamic_factor - 1)).rope(
+        one_rope(rotary_dims=rotary_dims)
+    )
     assert torch.allclose(got.inv_freq, wanted, rtol=1e-5, atol=0)
     assert got.scaling == scaling == 1.0
 
 
 def test_the_slowest_frequency_is_divided_by_the_factor_and_the_fastest_stays():
-    plain, scaled = one_rope(rotary_dims=64).inv_freq, NtkAware(factor=5).rope(one_rope(rotary_dims=64)).inv_freq
+    plain, scaled = (
+        one_rope(rotary_dims=64).inv_freq,
+        NtkAware(factor=5).rope(one_rope(rotary_dims=64)).inv_freq,
+    )
     ratio = plain / scaled
     assert ratio[0] == 1
     assert abs(float(ratio[-1]) - 5) < 1e-4

@@ -82,7 +82,9 @@ def test_the_reach_is_the_last_text_within_the_trained_distances(group, window):
 
 def test_logits_stay_finite_past_the_reach():
     ids = some_ids(5 * WINDOW)
-    got = read_logits(load(small_llama(), "self_extend(group_size=2, window_tokens=64)"), ids, chunk_tokens=256)
+    got = read_logits(
+        load(small_llama(), "self_extend(group_size=2, window_tokens=64)"), ids, chunk_tokens=256
+    )
     assert bool(torch.isfinite(got).all())
 
 
@@ -107,7 +109,9 @@ def test_bad_settings():
 
 
 def test_windows_without_room_for_groups_are_refused():
-    with pytest.raises(ValueError, match=r"got window_tokens=1024, but .* was trained on 256; the reach is .*=64"):
+    with pytest.raises(
+        ValueError, match=r"got window_tokens=1024, but .* was trained on 256; the reach is .*=64"
+    ):
         load(small_llama(), "self_extend()")
     with pytest.raises(ValueError, match="self_extend changes rotary positions, but no layer of toy"):
         SelfExtend().check(one_model(one_layer()))

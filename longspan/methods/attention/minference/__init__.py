@@ -2,8 +2,8 @@
 
 Equation: softmax over the keys of M(q) only, where M is, per query head,
 A-shape: the first tokens and a window; vertical-slash: the columns and diagonals with the most attention in
-softmax(Q_last K^T / sqrt(D)), Q_last being the chunk's last 64 queries; block-sparse: for each block of 64 queries the key
-blocks with the largest mean(Q_block) . mean(K_block).
+softmax(Q_last K^T / sqrt(D)), Q_last being the chunk's last 64 queries; block-sparse: for each block of 64 queries the
+key blocks with the largest mean(Q_block) . mean(K_block).
 
 Paper: MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention (2024).
 
@@ -54,14 +54,14 @@ CARD = {
         "margin": -0.05,
     },
     "tolerances": {
-        "chunked_reading": "each chunk estimates its own index from its last 64 queries, so other chunks visit other keys",
+        "chunked_reading": "each chunk is estimated from its own last 64 queries, so other chunks visit other keys",
         "left_padding": "padding moves the chunks and with them the 64 queries of each estimate",
     },
     "example": "minference(vertical_tokens=32, slash_tokens=32, block_tokens=16)",
     "identity": "minference(vertical_tokens=4096, slash_tokens=4096)",
 }
 
-FIELDS = {"vertical_slash": 2, "a_shape": 2, "block_sparse": 1}
+PATTERNS = ("vertical_slash", "a_shape", "block_sparse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,14 +79,18 @@ class MInference(Selection):
     vertical_tokens: int = 500  # the authors' search space holds (vertical, slash) = (500, 700)
     slash_tokens: int = 700  # see vertical_tokens
     block_tokens: int = 64  # the authors' kernels
-    patterns: str = ""  # the authors search once per model; without a search they ship vertical-slash everywhere
+    patterns: str = (
+        ""  # the authors search once per model; without a search they ship vertical-slash everywhere
+    )
 
     phases: ClassVar[frozenset[Phase]] = frozenset({"prefill"})
 
     def __post_init__(self) -> None:
         for name, least in (("vertical_tokens", 1), ("slash_tokens", 0), ("block_tokens", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"got {name}={getattr(self, name)}; allowed is {least} or more, such as {name}=512")
+                raise ValueError(
+                    f"got {name}={getattr(self, name)}; allowed is {least} or more, such as {name}=512"
+                )
         assert self._layers is not None or not self.patterns
 
     def check(self, model: ModelInfo) -> None:
@@ -97,8 +101,8 @@ class MInference(Selection):
         wanted = [layer.num_heads for layer in model.layers]
         if [len(heads) for heads in layers] != wanted:
             raise ValueError(
-                f"the patterns in {self.patterns} are for {len(layers)} layers of {len(layers[0]) if layers else 0} heads, but "
-                f"{model.name} has {len(wanted)} of {wanted[0]}; search them again on this model"
+                f"the patterns in {self.patterns} are for {len(layers)} layers of {len(layers[0]) if layers else 0} "
+                f"heads, but {model.name} has {len(wanted)} of {wanted[0]}; search them again on this model"
             )
 
     def visit(self, step: Step) -> Visit:
@@ -125,13 +129,11 @@ def read_patterns(path: str) -> tuple[tuple[HeadPattern, ...], ...]:
         raise ValueError(
             f"cannot read patterns={path!r} ({error!r}); give a JSON file written by search_patterns, or leave it out"
         ) from error
-    for layer in found:
-        for head in layer:
-            if not head or head[0] not in FIELDS or len(head) != 1 + FIELDS[head[0]] or not all(
-                isinstance(size, int) and size >= 0 for size in head[1:]
-            ):
-                raise ValueError(
-                    f"{path} holds the pattern {list(head)}; allowed are ['vertical_slash', vertical_tokens, slash_tokens], "
-                    "['a_shape', sink_tokens, window_tokens] and ['block_sparse', tokens]"
-                )
+    for head in (head for layer in found for head in layer):
+        named = len(head) == 3 and head[0] in PATTERNS
+        if not named or not all(isinstance(size, int) and size >= 0 for size in head[1:]):
+            raise ValueError(
+                f"{path} holds the pattern {list(head)}; allowed are ['vertical_slash', verticals, slashes], "
+                "['a_shape', sink, window] and ['block_sparse', tokens, 0]"
+            )
     return found

@@ -16,15 +16,20 @@ from longspan.visit import Dense, Gather, PerHead, Ranges, Visit
 
 ESTIMATE_QUERIES = 64  # the authors' last_q
 ALWAYS_VERTICAL_TOKENS = 30  # the authors keep the first 30 columns whatever the estimate says
-HeadPattern = tuple[str, *tuple[int, ...]]  # a name of a pattern and its budgets in tokens
+HeadPattern = tuple[
+    str, int, int
+]  # (pattern, ...): vertical_slash, verticals, slashes; a_shape, sink, window;
+# block_sparse, tokens, 0. All in tokens.
 
 
 def visit_patterns(step: Step, patterns: Sequence[HeadPattern], block_tokens: int) -> Visit:
     """The visit of one step where query head i of the slab follows `patterns[i]`."""
     groups: dict[HeadPattern, list[int]] = {}
     for head, pattern in enumerate(patterns):
-        covered = sum(pattern[1:]) >= (step.store.num_tokens if pattern[0] == "a_shape" else step.num_past)
-        groups.setdefault(("dense",) if covered else pattern, []).append(head)
+        covered = pattern[1] + pattern[2] >= (
+            step.store.num_tokens if pattern[0] == "a_shape" else step.num_past
+        )
+        groups.setdefault(("dense", 0, 0) if covered else pattern, []).append(head)
     estimate = None
     if any(pattern[0] == "vertical_slash" for pattern in groups):
         estimate = estimate_vertical_slash(step, block_tokens)
@@ -59,12 +64,12 @@ def estimate_vertical_slash(step: Step, block_tokens: int) -> tuple[Tensor, Tens
     later = torch.ones(t, t, dtype=torch.bool, device=weights.device).triu(1)
     weights[..., -t:].masked_fill_(later, -torch.inf)
     empty, kept = positions < 0, step.store.positions
-    if bool((kept < 0).any()):
+    if bool((kept < 0).any() | empty.any()):
         heads = kept.repeat_interleave(weights.shape[1] // kept.shape[1], dim=1)
-        weights.masked_fill_((heads < 0)[:, :, None], -torch.inf)
-    weights.sub_(weights.amax(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).min)).exp_()
-    total = weights.sum(-1, keepdim=True)
-    weights.mul_(torch.where(empty[:, None, :, None] | (total == 0), 0.0, 1.0 / total))
+        weights.masked_fill_((heads < 0)[:, :, None], torch.finfo(weights.dtype).min)
+        weights = torch.softmax(weights, dim=-1).masked_fill_(empty[:, None, :, None], 0.0)
+    else:
+        torch.softmax(weights, dim=-1, out=weights)  # in place: this is the largest tensor of a step
     columns = weights[..., :past].sum(2)
     first = (kept >= 0) & (kept < ALWAYS_VERTICAL_TOKENS)
     first = first[..., :past].repeat_interleave(columns.shape[1] // first.shape[1], dim=1)
@@ -113,13 +118,15 @@ def _gather(
     columns: Tensor | None = None,
     num_columns: int = 0,
 ) -> Gather:
-    """The past blocks with the best scores `[B, h, NQ, NP]`, and the single tokens with the best `columns` `[B, h, P]`."""
+    """The past blocks with the best scores `[B, h, NQ, NP]` and the single tokens with the best columns `[B, h, P]`."""
     past, b = step.num_past, block_tokens
     B, h, NQ, NP = scores.shape
     blocks = scores.topk(min(-(-num_block_tokens // b), NP), sorted=False).indices
     start = past - (blocks + 1) * b
     tokens = (start[..., None] + torch.arange(b, device=start.device)).flatten(3)
-    tokens = torch.where(tokens < 0, past, tokens)  # the oldest block may be short; places of `past` are no keys
+    tokens = torch.where(
+        tokens < 0, past, tokens
+    )  # the oldest block may be short; places of `past` are no keys
     if columns is not None and num_columns:
         single = columns.topk(min(num_columns, past), sorted=False).indices[:, :, None].expand(B, h, NQ, -1)
         taken = torch.zeros(B, h, NQ, NP, dtype=torch.bool, device=start.device).scatter_(3, blocks, True)

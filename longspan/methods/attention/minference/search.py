@@ -29,14 +29,17 @@ from longspan.visit import Dense
 def equal_cost_patterns(budget_tokens: int = 1200) -> tuple[HeadPattern, ...]:
     """Candidates that visit `budget_tokens` each; the shares of verticals follow the authors' search space."""
     if budget_tokens < 8:
-        raise ValueError(f"got budget_tokens={budget_tokens}; allowed is 8 or more, such as budget_tokens=1200")
-    # the authors search (vertical, slash) = (30, 800), (100, 750), (500, 700), (3500, 100) and sink, window = (100, 800)
+        raise ValueError(
+            f"got budget_tokens={budget_tokens}; allowed is 8 or more, such as budget_tokens=1200"
+        )
+    # the authors search (vertical, slash) of (30, 800), (100, 750), (500, 700), (3500, 100), and (sink, window) of
+    # (100, 800)
     verticals = [round(budget_tokens * share) for share in (0.04, 0.12, 0.42, 0.97)]
     few = verticals[1]
     return (
         *(("vertical_slash", vertical, budget_tokens - vertical) for vertical in verticals),
         ("a_shape", few, budget_tokens - few),
-        ("block_sparse", budget_tokens),
+        ("block_sparse", budget_tokens, 0),
     )
 
 
@@ -48,7 +51,7 @@ def search_patterns(
     Args:
         model: of `longspan.load`, with no method that selects or drops keys.
         ids: int64 `[S]`, a text longer than the largest budget plus one chunk of reading.
-        candidates: patterns with budgets, by default `equal_cost_patterns()`; see `minference.FIELDS`.
+        candidates: patterns with budgets, by default `equal_cost_patterns()`; see `HeadPattern`.
         block_tokens: as it will be set in the spec.
 
     Returns:
@@ -61,13 +64,13 @@ def search_patterns(
     candidates = tuple(candidates or equal_cost_patterns())
     if any(layer.selections or layer.storage or layer.pre_rotary for layer in model.plan.layers):
         raise ValueError(
-            f"patterns are searched under dense attention, but the model runs {model.spec}; use model.with_methods(None) "
-            "or a spec that only sets rotary frequencies"
+            f"patterns are searched under dense attention, but the model runs {model.spec}; "
+            "use model.with_methods(None), or a spec that only sets rotary frequencies"
         )
     layers = model.info.layers
     errors = [torch.zeros(len(candidates), layer.num_heads, dtype=torch.float64) for layer in layers]
     norms = [torch.zeros(layer.num_heads, dtype=torch.float64) for layer in layers]
-    largest = max(sum(candidate[1:]) for candidate in candidates)
+    largest = max(candidate[1] + candidate[2] for candidate in candidates)
 
     def compare(index: int, step: Step) -> None:
         if step.num_past <= largest or step.layer.sliding_window_tokens is not None:

@@ -1,0 +1,152 @@
+"""Attention over gathered rows of the stored past, merged with dense attention over a chunk's own tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from longspan.ops.attend.partial import merge_states, partial_attend
+from longspan.ops.attend.problem import Problem
+from longspan.ops.attend.slices import (
+    Part,
+    Turn,
+    additive_mask,
+    attend_slices,
+    inside_band,
+    join_states,
+    same,
+    spread_heads,
+    turner,
+)
+from longspan.visit import Gather
+
+
+def attend_gather(p: Problem, visit: Gather) -> Tensor:
+    T, past = p.num_new, p.num_tokens - p.num_new
+    num_blocks = visit.index.shape[2]
+    assert num_blocks == 1 or visit.query_block_tokens is not None, (
+        "several index rows need query_block_tokens"
+    )
+    block = visit.query_block_tokens or T
+    q_pos, own_pos = p.query_positions, p.key_positions[:, :, past:]
+    if visit.compact:
+        assert visit.index.shape[1] == num_blocks == 1, "compact positions need one shared row of indices"
+        counts = (visit.index[:, 0] >= 0).sum(-1)
+        real = q_pos >= 0
+        q_pos = torch.where(real, counts + real.cumsum(-1) - 1, -1)
+        own_pos = q_pos[:, None]
+    own = Problem(
+        queries=p.queries,
+        keys=p.keys[:, :, past:],
+        values=p.values[:, :, past:],
+        query_positions=q_pos,
+        key_positions=own_pos,
+        num_new=T,
+        scale=p.scale,
+        rotary=p.rotary,
+        bias=None if p.bias is None else p.bias[:, :, past:],
+        contiguous_from=None if p.contiguous_from is None or visit.compact else p.contiguous_from + past,
+    )
+    taker = _Taker(p, visit.index.shape[1])
+    cuts = [(row, row * block, min((row + 1) * block, T)) for row in range(num_blocks)]
+    rows = [_gathered(p, visit, taker, *cut, q_pos) for cut in cuts]
+    return merge_states([attend_slices(own, None), join_states(rows)])[0]
+
+
+def _gathered(
+    p: Problem, visit: Gather, taker: _Taker, row: int, first: int, last: int, q_pos: Tensor
+) -> Part:
+    """State of the queries `[first, last)` over the past tokens that their row of indices names."""
+    index = visit.index[:, :, row]
+    used = index >= 0
+    widest = int(used.sum(-1).max()) if index.numel() else 0
+    if widest < index.shape[-1] and not bool(used[..., widest:].any()):
+        index, used = index[..., :widest], used[..., :widest]  # unused slots at the end cost nothing
+    queries = p.queries[:, :, first:last]
+    if index.shape[-1] == 0:
+        return torch.zeros_like(queries), queries.new_full(queries.shape[:3], -torch.inf, dtype=torch.float32)
+    index = index.clamp(min=0)
+    keys, values = taker.take(index)
+    k_pos = _gathered_positions(p, visit, index, used)
+    valid = k_pos >= 0
+    mask = None if bool(valid.all()) else spread_heads(valid, p)[:, :, None, :]
+    bias = None if p.bias is None else _take_flat(p.bias, index)[:, :, None]
+    parts = []
+    for turn_q, turn_k, inside in _gathered_rotations(p, q_pos[:, first:last], k_pos):
+        both = inside if mask is None else mask if inside is None else mask & inside
+        additive = additive_mask(both, None if bias is None else spread_heads(bias, p))
+        parts.append(partial_attend(turn_q(queries), turn_k(keys), values, scale=p.scale, mask=additive))
+    return merge_states(parts)
+
+
+def _gathered_positions(p: Problem, visit: Gather, index: Tensor, used: Tensor) -> Tensor:
+    """Positions of the gathered keys, -1 for slots that hold nothing."""
+    if visit.compact:
+        return torch.where(used, used.cumsum(-1) - 1, -1)
+    if p.contiguous_from is not None:
+        return torch.where(used, index + p.contiguous_from, -1)
+    return _take_flat(p.key_positions, index, used)
+
+
+def _gathered_rotations(p: Problem, q_pos: Tensor, k_pos: Tensor) -> list[Turn]:
+    if p.rotary is None:
+        return [(same, same, None)]
+    q, k = q_pos.clamp(min=0)[:, None], k_pos.clamp(min=0)
+    if not p.rotary.bands:
+        return [(turner(q, p.rotary), turner(k, p.rotary), None)]
+    return [
+        (
+            turner(band.query(q), p.rotary),
+            turner(band.key(k), p.rotary),
+            spread_heads(inside_band(band, q_pos, k_pos), p),
+        )
+        for band in p.rotary.bands
+    ]
+
+
+def _take_flat(x: Tensor, index: Tensor, used: Tensor | None = None) -> Tensor:
+    """Entries `index` `[B, a, N]` of x `[B, b, S]`, a and b each 1 or a divisor of the larger; -1 where not used."""
+    heads = max(x.shape[1], index.shape[1])
+    out = x.repeat_interleave(heads // x.shape[1], 1).gather(
+        2, index.repeat_interleave(heads // index.shape[1], 1)
+    )
+    if used is None:
+        return out
+    return torch.where(used.repeat_interleave(heads // used.shape[1], 1), out, -1)
+
+
+class _Taker:
+    """Copies rows of keys and values, again and again into the same memory."""
+
+    def __init__(self, p: Problem, heads: int) -> None:
+        self.tables = [_table(x) for x in (p.keys, p.values)]
+        self.heads = max(heads, p.keys.shape[1])
+        self.room: list[Tensor | None] = [None, None]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, heads, N, D]` at the places `[B, h, N]`, h the heads, K or 1; until the next call."""
+        taken = []
+        rows, layout = index, None
+        for i, (table, *strides) in enumerate(self.tables):
+            if strides != layout:
+                rows, layout = self._rows(index, *strides), strides
+            room, D = self.room[i], table.shape[1]
+            if room is None or len(room) < len(rows):
+                room = self.room[i] = table.new_empty(len(rows), D)
+            torch.index_select(table, 0, rows, out=room[: len(rows)])
+            taken.append(room[: len(rows)].view(len(index), self.heads, -1, D))
+        return taken[0], taken[1]
+
+    def _rows(self, index: Tensor, batch_stride: int, head_stride: int, num_kv_heads: int) -> Tensor:
+        kv = torch.arange(self.heads, device=index.device) // (self.heads // num_kv_heads)
+        batch = torch.arange(len(index), device=index.device)
+        return (index + kv[None, :, None] * head_stride + batch[:, None, None] * batch_stride).reshape(-1)
+
+
+def _table(x: Tensor) -> tuple[Tensor, int, int, int]:
+    """x `[B, K, S, D]` as one table of rows `[n, D]`, the rows from one batch row and one head to the next, and K."""
+    D = x.shape[3]
+    if x.stride(3) != 1 or x.stride(2) != D or x.stride(1) % D or x.stride(0) % D:
+        x = x.contiguous()
+    num_rows = (x.untyped_storage().nbytes() // x.element_size() - x.storage_offset()) // D
+    return x.as_strided((num_rows, D), (D, 1)), x.stride(0) // D, x.stride(1) // D, x.shape[1]
