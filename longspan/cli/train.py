@@ -23,6 +23,8 @@ def reference(
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds and write a checkpoint.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Length of the whole schedule in tokens.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Exported model to start from instead of random weights.")] = None,
+    peak: Annotated[float, typer.Option(help="Highest share of the learning rates, say 0.25 with --start-from.")] = 1.0,
     workers: Annotated[int | None, typer.Option(help="Processes that make data; by default all cores but one.")] = None,
     smoke: Annotated[bool, typer.Option(help="A tiny model for two minutes on a CPU: the same code, no use.")] = False,
 ) -> None:
@@ -39,6 +41,7 @@ def reference(
     config = SMOKE if smoke else RecipeConfig()
     if tokens is not None:
         config = replace(config, total_tokens=tokens)
+    config = replace(config, peak=peak)
     try:
         tokenizer = prepare(text or [], out, config)
         progress = train_piece(
@@ -49,6 +52,7 @@ def reference(
             resume=resume,
             seconds=seconds,
             workers=max(1, (os.cpu_count() or 2) - 1) if workers is None else workers,
+            start_from=start_from,
             started=started,
         )
     except ValueError as error:

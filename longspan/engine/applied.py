@@ -88,9 +88,10 @@ def _refuse_readings(plan: Plan) -> None:
             f"{reading[0]} reads a text in its own order, which generate() cannot do; "
             "use longspan.load(model, methods=...).read(text).ask(question)"
         )
-    measuring = [s.name for s in plan.methods if isinstance(s.method, Steering) and type(s.method).prepare is not Steering.prepare]
+    steering = [s for s in plan.methods if isinstance(s.method, Steering)]
+    measuring = [s.name for s in steering if type(s.method).prepare is not Steering.prepare]
     if measuring:
         raise UserInputError(
-            f"{measuring[0]} measures a context before each question, and generate() has no question apart from its prompt; "
-            "use longspan.load(model, methods=...).read(text).ask(question)"
+            f"{measuring[0]} measures a context before each question, and generate() has no question apart from its "
+            "prompt; use longspan.load(model, methods=...).read(text).ask(question)"
         )

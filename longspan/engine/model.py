@@ -335,7 +335,7 @@ class Context:
     def _open_branch(self, reader: ModelReader, asked: Tensor, trace: bool) -> tuple[Run, Tensor, Tracer | None]:
         """Read the question, its last token apart, so that the answer's first token can be traced."""
         branch = reader.open_question(self.run, asked)
-        tracer = Tracer(branch, self.run.ids) if trace and len(asked) > 1 else None
+        tracer = Tracer(branch, self.run) if trace and len(asked) > 1 else None
         if tracer is not None:
             reader.advance(branch, asked[:-1])
             reader.watch(branch, tracer.observe)

@@ -34,14 +34,15 @@ class Tracer:
     """Collects evidence during decoding, as a watcher of the run that decodes.
 
     Args:
-        run: the run before the question is read into it. Where it holds chosen tokens of the text only, its `origin`
-            names their places.
-        text_ids: the whole text.
+        run: the run before the question is read into it. A reading may have made it of chosen tokens of `context`;
+            its `origin` then names their places there.
+        context: the run that holds the text, as far as it was kept; its own `origin`, if any, names places in the text.
     """
 
-    def __init__(self, run: Run, text_ids: Tensor) -> None:
-        self.context_ids, self.text_ids = run.ids, text_ids
-        self.context_tokens, self.origin = run.seen, run.origin
+    def __init__(self, run: Run, context: Run) -> None:
+        self.context_ids, self.context_tokens = run.ids, run.seen
+        self.text_ids, self.origin = context.ids, context.origin
+        self.chosen = None if run.origin is context.origin else run.origin
         self.evidence = torch.zeros(run.seen)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
@@ -68,8 +69,8 @@ class Tracer:
     def sources(self, tokenizer: Any, num_sources: int = 3) -> tuple[Source, ...]:
         """The sentences with most evidence, best first."""
         ids, left = self.text_ids, self.evidence.clone()
-        if self.origin is not None:
-            left = torch.zeros(len(ids)).index_add_(0, self.origin, self.evidence)
+        if self.chosen is not None:
+            left = torch.zeros(len(ids)).index_add_(0, self.chosen, self.evidence)
         total = float(left.sum())
         found: list[Source] = []
         while len(found) < num_sources and total > 0:
@@ -79,8 +80,9 @@ class Tracer:
             text, start, stop = sentence_around(tokenizer, ids, place)
             weight = float(left[start:stop].sum()) / total
             left[start:stop] = 0
+            token = int(self.origin[place]) if self.origin is not None else place
             if text:
-                found.append(Source(text, place, weight))
+                found.append(Source(text, token, weight))
         return tuple(sorted(found, key=lambda source: -source.weight))
 
 

@@ -30,6 +30,7 @@ class RecipeConfig:
 
     buckets: (row length, rows) of every step; all lengths are in every step. task_share: rows with hidden tasks.
     answer_weight: loss weight of an answer token against 1 for text. total_tokens: the schedule's length.
+    peak: highest share of the learning rates, below 1 to train on from given weights.
     Learning rates: Muon's is the update's spectral scale (Jordan 2024), AdamW's is for embeddings and norms.
     """
 
@@ -40,6 +41,7 @@ class RecipeConfig:
     answer_weight: int = 16
     total_tokens: int = 1_150_000_000
     warmup_steps: int = 150
+    peak: float = 1.0
     muon_lr: float = 0.02
     muon_momentum: float = 0.95
     muon_weight_decay: float = 0.05
@@ -61,8 +63,8 @@ class RecipeConfig:
         """Share of the full learning rate at `step`: linear warm-up, then linear to zero at the last step."""
         warmup = min(self.warmup_steps, self.total_steps // 10 + 1)
         if step < warmup:
-            return (step + 1) / warmup
-        return max(0.0, (self.total_steps - step) / (self.total_steps - warmup))
+            return self.peak * (step + 1) / warmup
+        return self.peak * max(0.0, (self.total_steps - step) / (self.total_steps - warmup))
 
 
 SMOKE = RecipeConfig(

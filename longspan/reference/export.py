@@ -14,6 +14,10 @@ from longspan.reference.network import Network
 
 WEIGHTS = "model.safetensors"
 SCALE = ".scale"
+LAYER_PARTS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+    "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
+)  # fmt: skip
 
 
 def llama_config(shape: ModelShape, *, bos: int, eos: int, pad: int) -> LlamaConfig:
@@ -51,6 +55,30 @@ def llama_weights(network: Network) -> dict[str, torch.Tensor]:
         }  # fmt: skip
         weights |= {f"model.layers.{layer}.{name}.weight": part for name, part in parts.items()}
     return {name: weight.detach().float().cpu().clone() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def load_into(network: Network, folder: Path) -> None:
+    """Start `network` from the exported model in `folder`: the inverse of `llama_weights`.
+
+    Raises:
+        ValueError: the folder holds no model, or one of another shape.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"no model in {str(folder)!r}; give a folder that `longspan train reference` wrote")
+    weights = dequantise(load_file(folder / WEIGHTS))
+    if weights["model.embed_tokens.weight"].shape != network.embed.shape:
+        raise ValueError(f"the model in {str(folder)!r} has another shape than this recipe; start without it")
+    network.embed.copy_(weights["model.embed_tokens.weight"])
+    network.norms[-1].copy_(weights["model.norm.weight"])
+    for layer in range(network.shape.layers):
+        part = {name: weights[f"model.layers.{layer}.{name}.weight"] for name in LAYER_PARTS}
+        network.qkv[layer].copy_(torch.cat([part[f"self_attn.{name}_proj"] for name in "qkv"]))
+        network.out[layer].copy_(part["self_attn.o_proj"])
+        network.gate_up[layer].copy_(torch.cat([part["mlp.gate_proj"], part["mlp.up_proj"]]))
+        network.down[layer].copy_(part["mlp.down_proj"])
+        network.norms[2 * layer].copy_(part["input_layernorm"])
+        network.norms[2 * layer + 1].copy_(part["post_attention_layernorm"])
 
 
 def quantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

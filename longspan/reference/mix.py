@@ -13,6 +13,7 @@ from longspan.evaluation.suites import _fact_lists as lists
 from longspan.evaluation.suites import ruler
 from longspan.evaluation.suites._words import word_list
 from longspan.evaluation.suites.facts import draw_facts, fact_puzzle
+from longspan.reference.relations import draw_relations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +177,21 @@ def _pairs(rng: random.Random, room: Room) -> Episode:
 def _facts(rng: random.Random, room: Room) -> Episode:
     """Natural facts, of one kind or mixed; some asked."""
     count = rng.choice((1, 2, 4, 6, 8, 8))
-    facts = draw_facts(count, rng, same_template=rng.random() < 0.5)
+    facts = draw_facts(count, rng, same_template=rng.random() < 0.6)
     asked = rng.sample(facts, min(count, _turns(rng, room)))
     puzzles = [replace(fact_puzzle([fact], rng), needles=()) for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in facts))
     return Episode(kind="facts", puzzles=tuple(puzzles), haystack="noise" if rng.random() < 0.05 else "text")
+
+
+def _relations(rng: random.Random, room: Room) -> Episode:
+    """Facts whose kind is drawn at random too."""
+    count = rng.choice((1, 1, 2, 4, 8, 8))
+    drawn = draw_relations(count, rng, same_form=rng.random() < 0.4)
+    asked = rng.sample(drawn, min(count, _turns(rng, room)))
+    puzzles = [_puzzle([], fact.question, [fact.answer], "") for fact in asked]
+    puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in drawn))
+    return Episode(kind="relations", puzzles=tuple(puzzles), haystack="noise" if rng.random() < 0.05 else "text")
 
 
 def _variables(rng: random.Random, room: Room) -> Episode:
@@ -219,16 +230,17 @@ def _quote(rng: random.Random, room: Room) -> Episode:
 
 
 MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
-    (0.08, _of("single")),
-    (0.06, _of("multikey")),
-    (0.12, _of("multivalue")),
-    (0.06, _of("multiquery")),
-    (0.09, _of("lines")),
-    (0.16, _keys),
-    (0.13, _pairs),
-    (0.15, _facts),
-    (0.09, _variables),
-    (0.02, _quote),
+    (0.05, _of("single")),
+    (0.04, _of("multikey")),
+    (0.10, _of("multivalue")),
+    (0.07, _of("multiquery")),
+    (0.06, _of("lines")),
+    (0.10, _keys),
+    (0.10, _pairs),
+    (0.18, _facts),
+    (0.20, _relations),
+    (0.05, _variables),
+    (0.01, _quote),
     (0.01, _ready(ruler.common_words, "cwe")),
     (0.03, _ready(ruler.frequent_words, "fwe")),
 )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longspan.reference.config import RecipeConfig
 from longspan.reference.corpus import Document, read_corpus
-from longspan.reference.export import export
+from longspan.reference.export import export, load_into
 from longspan.reference.feed import Feed
 from longspan.reference.rows import RowMaker
 from longspan.reference.shards import read_shards, write_corpus
@@ -52,6 +52,7 @@ def train_piece(
     resume: bool,
     seconds: float | None,
     workers: int,
+    start_from: Path | None = None,
     started: float | None = None,
     stream: bool = True,
 ) -> Progress:
@@ -71,6 +72,8 @@ def train_piece(
     maker = RowMaker(tokenizer, books, python, config)
     feed = Feed(maker, first_step=peek_step(out) if resume else 0, workers=workers)
     trainer = Trainer(config, pick_device())
+    if start_from is not None and not resume:
+        load_into(trainer.network, start_from)
     start = Progress(step=0, tokens=0, seconds=0.0, finished=False, history=[])
     if resume:
         start = load_checkpoint(out, trainer.network, trainer.optimizer, config)
@@ -88,6 +91,7 @@ def train_piece(
         "tokens": progress.tokens,
         "seconds": round(progress.seconds),
         "seed": config.seed,
+        "peak": config.peak,
         "corpus_tokens": {"books": int(len(books.tokens)), "python": int(len(python.tokens)) if has_python else 0},
         "history": progress.history,
     }

@@ -81,15 +81,15 @@ def draw_facts(
         slots = set(_SLOT.findall(pattern.statements[statement] + pattern.questions[question] + pattern.answer))
         filled = {slot: _fill(slot, rng) for slot in sorted(slots)}
         fact = Fact(
-            statement=_with_article(pattern.statements[statement].format(**filled)),
-            question=_with_article(pattern.questions[question].format(**filled)),
-            answer=_with_article(pattern.answer.format(**filled)),
+            statement=with_article(pattern.statements[statement].format(**filled)),
+            question=with_article(pattern.questions[question].format(**filled)),
+            answer=with_article(pattern.answer.format(**filled)),
         )
         facts.setdefault(fact.question, fact)
     return list(facts.values())
 
 
-def _with_article(text: str) -> str:
+def with_article(text: str) -> str:
     """`a` before a consonant, `an` before a vowel."""
     return re.sub(r"\b([Aa]) (?=[aeioAEIO]|u(?!n[ai]))", r"\1n ", text)
 

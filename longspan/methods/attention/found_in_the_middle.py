@@ -6,10 +6,10 @@ alone, so subtracting its attention leaves relevance, and attention is redistrib
     rel(k) = Attn(document k) - Attn(dummy at place k)        alpha_k = softmax(rel / t)_k
     attn'(token i of document k) = alpha_k / Attn(document k) * C * attn(token i of document k)
 
-Attn is the attention that the question's last token pays to a document, averaged over its tokens and over all heads and
-layers; C keeps the documents' total. The factors are added to the logits as log(alpha_k C / Attn_k), in the last half of
-the layers, for the question and the answer. Here documents are pieces of the text of one length, or what stands between
-separators.
+Attn is the attention that the question's last token pays to a document, averaged over its tokens and over all heads
+and layers; C keeps the documents' total. The factors are added to the logits as log(alpha_k C / Attn_k), in the last
+half of the layers, for the question and the answer. Here documents are pieces of the text of one length, or what stands
+between separators.
 
 Cost: before each question the text is read once more in pieces of a document, with a dummy of each document's length
 beside it: about two readings, and the memory of one, freed before the question is read.
@@ -17,9 +17,9 @@ beside it: about two readings, and the memory of one, freed before the question 
 Paper: Found in the Middle: Calibrating Positional Attention Bias Improves Long Context Utilization (2024).
 
 Differs from the paper: the question stands behind the documents only, not before them too; a dummy stands between the
-documents before it, but those behind it and the question are not read anew for it (their keys and queries are taken from
-the text as it is); the dummy is made of the text's own tokens, taken at even steps; the first tokens (attention sinks)
-belong to no document.
+documents before it, but those behind it and the question are not read anew for it (their keys and queries are taken
+from the text as it is); the dummy is made of the text's own tokens, taken at even steps; the first tokens (attention
+sinks) belong to no document.
 
 Fails when: an answer needs several documents at once (the temperature makes alpha nearly one-hot), or place itself
 matters, as with the last of several updates.
@@ -33,6 +33,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from longspan.roles import ModelInfo, Reader, Steering, Step
 
@@ -62,8 +64,8 @@ CARD = {
         "margin": 0.0,
     },
     "tolerances": {
-        "left_padding": "measures a context before each question, which generate() does not have apart from its prompt; "
-        "longspan.applied refuses it, so there are 0 batches to compare",
+        "left_padding": "measures a context before each question, which generate() does not have apart from its "
+        "prompt; longspan.applied refuses it, so there are 0 batches to compare",
     },
     "example": "found_in_the_middle(document_tokens=32)",
     "identity": "found_in_the_middle(document_tokens=400)",
@@ -96,7 +98,9 @@ class FoundInTheMiddle(Steering):
         if self.temperature <= 0:
             raise ValueError(f"got temperature={self.temperature:g}; allowed is above 0, such as 5e-5")
         if self.last_layers is not None and self.last_layers < 1:
-            raise ValueError(f"got last_layers={self.last_layers}; allowed is 1 or more, or none for half of the layers")
+            raise ValueError(
+                f"got last_layers={self.last_layers}; allowed is 1 or more, or none for half of the layers"
+            )
         if self.sink_tokens < 0:
             raise ValueError(f"got sink_tokens={self.sink_tokens}; allowed is 0 or more")
         if self.separator_id is not None and self.separator_id < 0:
@@ -104,13 +108,17 @@ class FoundInTheMiddle(Steering):
 
     def check(self, model: ModelInfo) -> None:
         if self.last_layers is not None and self.last_layers > model.num_layers:
-            raise ValueError(f"got last_layers={self.last_layers}; {model.name} has {model.num_layers} layers")
+            raise ValueError(
+                f"got last_layers={self.last_layers}; {model.name} has {model.num_layers} layers"
+            )
 
     def documents(self, ids: Tensor) -> list[tuple[int, int]]:
         """Documents of a text `[n]` as `(first token, behind the last)`; together they cover all but the sinks."""
         first, end = self.sink_tokens, len(ids)
         if self.separator_id is None:
-            cuts = list(range(first + self.document_tokens, end - self.document_tokens // 2 + 1, self.document_tokens))
+            cuts = list(
+                range(first + self.document_tokens, end - self.document_tokens // 2 + 1, self.document_tokens)
+            )
         else:
             ends = (ids[first:-1] == self.separator_id) & (ids[first + 1 :] != self.separator_id)
             if not bool((ids == self.separator_id).any()):
@@ -124,39 +132,36 @@ class FoundInTheMiddle(Steering):
 
     def prepare(self, reader: Reader, run: Any, question_ids: Tensor) -> dict[int, Any]:
         """Per calibrated layer, what to add to the logits of the text's tokens, by position: float32 `[1, n]`."""
-        import torch
-
         ids = run.ids
         documents = self.documents(ids)
         if len(documents) < 2:
             return {}
         lengths = torch.tensor([stop - start for start, stop in documents], device=reader.info.device)
         owner = torch.full((len(ids),), len(documents), device=lengths.device)
-        owner[documents[0][0] :] = torch.arange(len(documents), device=lengths.device).repeat_interleave(lengths)
+        owner[documents[0][0] :] = torch.arange(len(documents), device=lengths.device).repeat_interleave(
+            lengths
+        )
         asked = _Asked(owner=owner, num_documents=len(documents))
         branch = reader.fork(run)
         reader.watch(branch, asked.observe)
         reader.advance(branch, question_ids)
         reader.give_back(branch, run)
-        dummies = self._dummy_mass(reader, ids, documents, asked)
         plain = _average(asked.mass) / lengths
-        empty = {key: dummies[key] / (1 - asked.mass[key] + dummies[key]) for key in dummies}
-        factors = self.factors(plain, _average(empty) / lengths, lengths)
+        dummy = _average(self._dummy_mass(reader, ids, documents, asked)) / lengths
+        factors = self.factors(plain, dummy, lengths)
         bias = torch.cat([factors, factors.new_zeros(1)])[owner][None]
         first = reader.info.num_layers - (self.last_layers or (reader.info.num_layers + 1) // 2)
         return {layer.index: bias for layer in reader.info.open_layers if layer.index >= first}
 
     def factors(self, plain: Tensor, dummy: Tensor, lengths: Tensor) -> Tensor:
         """Log of the factor on each document's attention, from attention per token on it and on its dummy: `[K]`."""
-        import torch
-
         log_alpha = torch.log_softmax((plain - dummy) / self.temperature, dim=0)
         total = (plain * lengths).sum().log() - (log_alpha + lengths.log()).logsumexp(0)
-        return torch.where(plain > 0, log_alpha + total - plain.clamp(min=torch.finfo(plain.dtype).tiny).log(), 0.0)
+        return torch.where(
+            plain > 0, log_alpha + total - plain.clamp(min=torch.finfo(plain.dtype).tiny).log(), 0.0
+        )
 
     def bias(self, step: Step) -> Tensor | None:
-        import torch
-
         by_position = step.state.get("ask")
         if by_position is None or step.phase != "decode":
             return None
@@ -165,10 +170,10 @@ class FoundInTheMiddle(Steering):
         bias = torch.where(inside, by_position[0][at.clamp(0, end - 1)], 0.0)
         return bias if bias.shape[1] == 1 else bias.repeat_interleave(step.layer.num_groups, dim=1)
 
-    def _dummy_mass(self, reader: Reader, ids: Tensor, documents: list[tuple[int, int]], asked: _Asked) -> dict[_Slab, Tensor]:
-        """Attention on a dummy in each document's place, as a share of what the question pays now: `[h, K]` by layer."""
-        import torch
-
+    def _dummy_mass(
+        self, reader: Reader, ids: Tensor, documents: list[tuple[int, int]], asked: _Asked
+    ) -> dict[_Slab, Tensor]:
+        """Attention on a dummy that stands where each document stands, `[h, K]` by layer and slab."""
         longest = max(stop - start for start, stop in documents)
         dummy = self._dummy(ids, longest)
         main = reader.new_run(num_tokens=len(ids))
@@ -184,11 +189,13 @@ class FoundInTheMiddle(Steering):
                 reader.advance(branch, piece)
             reader.give_back(branch, main)
             read = start
-        return {key: torch.stack([(place[key] - asked.total[key]).exp() for place in found], dim=1) for key in asked.total}
+        shares = {}
+        for key, mass in asked.mass.items():
+            others = asked.total[key][:, None] + torch.log1p(-mass)
+            shares[key] = torch.sigmoid(torch.stack([place[key] for place in found], dim=1) - others)
+        return shares
 
     def _dummy(self, ids: Tensor, num_tokens: int) -> Tensor:
-        import torch
-
         if self.dummy_ids:
             given = torch.tensor(self.dummy_ids)
             return given.repeat(-(-num_tokens // len(given)))[:num_tokens]
@@ -213,8 +220,6 @@ class _Asked:
 
     def observe(self, layer: int, step: Step) -> None:
         """Watcher of the question."""
-        import torch
-
         if step.layer.sliding_window_tokens is not None:
             return
         key, store = (layer, step.store.heads), step.store
@@ -230,13 +235,14 @@ class _Asked:
 
     def scorer(self, found: dict[_Slab, Tensor]) -> Callable[[int, Step], None]:
         """Watcher of a dummy: log of the sum of exp(logits) of the question's last token on it, `[h]`, into `found`."""
-        import torch
 
         def observe(layer: int, step: Step) -> None:
             key = (layer, step.store.heads)
             if key not in self.queries:
                 return
-            logits = step.logits(*self.queries[key], step.num_past, step.store.num_tokens)[0, :, 0].logsumexp(-1)
+            logits = step.logits(*self.queries[key], step.num_past, step.store.num_tokens)[0, :, 0].logsumexp(
+                -1
+            )
             found[key] = torch.logaddexp(found[key], logits) if key in found else logits
 
         return observe
@@ -244,6 +250,4 @@ class _Asked:
 
 def _average(by_layer: dict[_Slab, Tensor]) -> Tensor:
     """Mean over heads and layers of `[h, K]`: `[K]`."""
-    import torch
-
     return torch.cat(list(by_layer.values())).mean(dim=0)

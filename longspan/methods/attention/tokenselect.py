@@ -149,16 +149,16 @@ class TokenSelect(Selection, Positions):
 
     def _select(self, step: Step, stored: Tensor, order: Tensor) -> Tensor:
         """Places `[B, 1 or K, top_tokens]` outside sink and window: the cached ones of rows whose query is alike."""
-        cached = step.state.get("chosen")
         reuse = self._alike(step, stored)
         if reuse is not None and bool(reuse.all()):
+            cached: Tensor = step.state["chosen"]
             return cached
         far = (stored >= 0) & (order > self.sink_tokens) & (order <= order[..., -1:] - self.window_tokens)
         votes, places = self._votes(step, far).masked_fill(~far, -1.0).topk(self.top_tokens, dim=-1)
         chosen, query = places.masked_fill(votes < 0, -1), _mean_query(step)
         if step.phase == "decode":
             if reuse is not None:
-                chosen = torch.where(reuse[:, None, None], cached, chosen)
+                chosen = torch.where(reuse[:, None, None], step.state["chosen"], chosen)
                 query = torch.where(reuse[:, None], step.state["query"], query)
             at = stored.gather(-1, chosen.clamp(min=0))
             step.state.update(chosen=chosen, chosen_positions=at, query=query)
@@ -176,16 +176,16 @@ class TokenSelect(Selection, Positions):
         return (similarity > self.reuse_similarity) & same.flatten(1).all(-1)
 
     def _votes(self, step: Step, far: Tensor) -> Tensor:
-        """Votes `[B, 1 or K, P]` for every past key."""
+        """Votes `[B, 1 or K, P]` of a step for the past keys that are `far`; other entries mean nothing."""
         queries, at = self._voters(step)
         total = far.new_zeros(far.shape, dtype=torch.float32)
         size = max(1, LOGITS_AT_ONCE // (queries.shape[0] * queries.shape[1] * far.shape[-1]))
         for start in range(0, queries.shape[2], size):
             voters, places = queries[:, :, start : start + size], at[:, start : start + size]
-            logits = self._logits(step, voters, places, far.shape[-1])
-            grouped = logits.unflatten(1, (far.shape[1], -1)).masked_fill(~far[:, :, None, None], -torch.inf)
-            weights = grouped.softmax(-1).nan_to_num(0.0) * (places >= 0)[:, None, None, :, None]
-            total += weights.sum(dim=(2, 3))
+            logits = self._logits(step, voters, places, far.shape[-1]).unflatten(1, (far.shape[1], -1))
+            hidden = ~far[:, :, None, None]  # a finite fill, so that a row without far keys gives no NaN
+            weights = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(-1)
+            total += (weights * (places >= 0)[:, None, None, :, None]).sum(dim=(2, 3))
         return total
 
     def _voters(self, step: Step) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ of the text; the k best, in their order, are read again by all layers, from posi
 
     score(j) = avgpool_5( sum over heads h of  q_h . k_{h,j} )        J = top-k of the text's tokens
 
-Layers above r never see the long text: no keys of theirs are held, and reading costs r of L layers. Each question costs a
-pass of its own through r layers and one reading of k tokens.
+Layers above r never see the long text: no keys of theirs are held, and reading costs r + 1 of L layers. Each question
+costs a pass of its own through those layers and one reading of k tokens.
 
 Paper: Discovering the Gems in Early Layers: Accelerating Long-Context LLMs with 1000x Input Token Reduction (2024).
 
@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from longspan.budget import check_keep, resolve_keep
 from longspan.roles import ModelInfo, Reader, Reading
@@ -65,7 +67,7 @@ class GemFilter(Reading):
     Args:
         keep: tokens of the text that all layers read for a question: a number of tokens or a fraction of the text.
         layer: r, counted from 0, the layer whose attention chooses; none for 13/32 of the model's layers.
-        pool_tokens: odd width of the average over neighbouring scores, so that what stands around a needle stays; 1: none.
+        pool_tokens: odd width of the average over neighbouring scores, so that what stands around a needle stays.
         score: sum over heads of `logits` (raw products) or of `softmax` (attention weights).
     """
 
@@ -77,7 +79,9 @@ class GemFilter(Reading):
     def __post_init__(self) -> None:
         check_keep(self.keep)
         if self.pool_tokens < 1 or self.pool_tokens % 2 == 0:
-            raise ValueError(f"got pool_tokens={self.pool_tokens}; allowed is an odd number such as 1 (no pooling), 5 or 7")
+            raise ValueError(
+                f"got pool_tokens={self.pool_tokens}; allowed is an odd number such as 1 (no pooling), 5 or 7"
+            )
         if self.score not in ("logits", "softmax"):
             raise ValueError(f"got score={self.score!r}; allowed is logits or softmax")
         if self.layer is not None and self.layer < 0:
@@ -97,8 +101,8 @@ class GemFilter(Reading):
         if self.layer is not None and self.layer not in open_layers:
             nearest = min(open_layers, key=lambda index: abs(index - self.layer))  # type: ignore[operator]
             raise ValueError(
-                f"got layer={self.layer}, which has a sliding window of its own in {model.name} and does not see the whole "
-                f"text; write layer={nearest}"
+                f"got layer={self.layer}, which has a sliding window of its own in {model.name} and does not "
+                f"see the whole text; write layer={nearest}"
             )
 
     def filter_layer(self, model: ModelInfo) -> int:
@@ -106,7 +110,9 @@ class GemFilter(Reading):
         if self.layer is not None:
             return self.layer
         wanted = round(model.num_layers * 13 / 32)
-        return min((layer.index for layer in model.open_layers), key=lambda index: (abs(index - wanted), index))
+        return min(
+            (layer.index for layer in model.open_layers), key=lambda index: (abs(index - wanted), index)
+        )
 
     def read(self, reader: Reader, ids: Iterable[Tensor], num_tokens: int | None) -> Any:
         run = reader.new_run(num_tokens=num_tokens)
@@ -139,10 +145,12 @@ class GemFilter(Reading):
             logits: of the question's last query, `[H, S]`, -inf where a head holds nothing.
             num_tokens: tokens of the text, the first of the S; the question's are not chosen.
         """
-        import torch
-
         held = logits.isfinite().any(dim=0)
-        scores = torch.softmax(logits, dim=-1) if self.score == "softmax" else logits.masked_fill(~logits.isfinite(), 0.0)
+        scores = (
+            torch.softmax(logits, dim=-1)
+            if self.score == "softmax"
+            else logits.masked_fill(~logits.isfinite(), 0.0)
+        )
         total = scores.sum(dim=0)
         pooled = torch.nn.functional.avg_pool1d(
             total[None], self.pool_tokens, stride=1, padding=self.pool_tokens // 2, count_include_pad=True

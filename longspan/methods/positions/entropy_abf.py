@@ -85,15 +85,16 @@ class EntropyAbf(Positions):
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("entropy_abf", model)
         for layer in model.open_layers:
-            if layer.rope is not None and self.theta is not None and self.theta < layer.rope.theta:
+            if self.theta is not None and layer.rope is not None and self.theta < layer.rope.theta:
                 raise ValueError(
                     f"entropy_abf raises the rotary base: got theta={self.theta:g}, but {model.name} has "
-                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more, or theta=none to keep it"
+                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more, "
+                    "or theta=none to keep it"
                 )
 
     def rope(self, rope: Rope) -> Rope:
         """The embedding with the raised base."""
-        return rope if self.theta in (None, rope.theta) else rope.with_theta(self.theta)
+        return rope if self.theta is None or self.theta == rope.theta else rope.with_theta(self.theta)
 
     def logit_scale(self, positions: Tensor, layer: LayerInfo) -> Tensor | None:
         """max(1, log(position + 1) / log(window)) `[B, T]` float32; None in the first layers."""

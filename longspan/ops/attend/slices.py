@@ -7,7 +7,7 @@ arithmetic, otherwise a mask of positions decides.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,15 +20,17 @@ from longspan.visit import Band, Ranges
 Part = tuple[Tensor, Tensor]
 Turn = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor | None]
 QUERY_BLOCK_TOKENS = 512  # queries per slice of a range; keeps masks and rotated copies small
+KEY_BLOCK_TOKENS = 128  # keys that are masked or left out together
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Keys `[start, stop)` of a problem; `causal` when they are the query block's own."""
+    """Keys `[start, stop)`; `causal` when they are the query block's own, `masked` unless every pair is visited."""
 
     start: int
     stop: int
     causal: bool = False
+    masked: bool = True
 
 
 def attend_slices(p: Problem, ranges: Ranges | None) -> Part:
@@ -68,69 +70,75 @@ def _before(p: Problem, ranges: Ranges | None, start: int, num_queries: int) -> 
 
 
 def _attend_piece(p: Problem, piece: _Piece, first: int, last: int, ranges: Ranges | None) -> list[Part]:
-    queries, keys = p.queries[:, :, first:last], p.keys[:, :, piece.start : piece.stop]
-    values, q_pos = p.values[:, :, piece.start : piece.stop], p.query_positions[:, first:last]
+    bands = (p.rotary.bands if p.rotary is not None else ()) or (None,)
+    q_pos = p.query_positions[:, first:last]
+    return [
+        _attend_cut(p, cut, first, last, ranges, band)
+        for band in bands
+        for cut in _cuts(p, piece, q_pos, ranges, band)
+    ]
+
+
+def _cuts(p: Problem, piece: _Piece, q_pos: Tensor, ranges: Ranges | None, band: Band | None) -> list[_Piece]:
+    """The parts of a piece that its queries visit in a band; those that all of them visit whole need no mask."""
+    if p.contiguous_from is not None and ranges is None and band is None:
+        return [replace(piece, masked=False)]
+    size = piece.stop - piece.start if piece.causal else KEY_BLOCK_TOKENS
     k_pos = p.key_positions[:, :, piece.start : piece.stop]
-    bias = None if p.bias is None else p.bias[:, :, None, piece.start : piece.stop]
-    mask = _piece_mask(p, piece, q_pos, k_pos, ranges)
-    parts = []
-    for turn_q, turn_k, inside in _rotations(p, q_pos, k_pos, piece):
-        both = inside if mask is None else mask if inside is None else mask & inside
-        causal = piece.causal and both is None and bias is None
-        if piece.causal and not causal:
-            order = torch.ones(last - first, last - first, dtype=torch.bool, device=keys.device).tril()
-            both = order if both is None else both & order
-        parts.append(
-            partial_attend(
-                turn_q(queries),
-                turn_k(keys),
-                values,
-                scale=p.scale,
-                mask=additive_mask(both, bias),
-                causal=causal,
-            )
-        )
-    return parts
+    last = k_pos[..., -1:].expand(-1, -1, -k_pos.shape[2] % size)
+    blocks = torch.cat([k_pos, last], dim=2).unflatten(2, (-1, size))
+    nearest, farthest = blocks.amax(dim=(0, 1, 3)).tolist(), blocks.amin(dim=(0, 1, 3)).tolist()
+    q_ends = torch.stack([q_pos.min(), q_pos.max()])
+    q_low, q_high = q_ends.tolist()
+    if band is not None:
+        (low, low_last), (high, high_last) = band.low(q_ends).tolist(), band.high(q_ends).tolist()
+        own_reached = piece.causal and bool((band.high(q_pos) > q_pos).all())
+    cuts: list[_Piece] = []
+    for n, (k_low, k_high) in enumerate(zip(farthest, nearest, strict=True)):
+        whole, none = k_low >= 0 and q_low >= 0, k_high < 0 and not piece.causal
+        if ranges is not None:
+            whole &= k_low > q_high - ranges.window_tokens or k_high < ranges.sink_tokens
+            none |= k_high <= q_low - ranges.window_tokens and k_low >= ranges.sink_tokens
+        if band is not None:
+            whole &= k_low >= low_last and (own_reached or k_high < high)
+            none |= k_high < low or k_low >= high_last
+        start, stop = piece.start + n * size, min(piece.start + (n + 1) * size, piece.stop)
+        if none:
+            continue
+        if cuts and cuts[-1].stop == start and cuts[-1].masked != whole:
+            start = cuts.pop().start
+        cuts.append(replace(piece, start=start, stop=stop, masked=not whole))
+    return cuts
 
 
-def _piece_mask(
-    p: Problem, piece: _Piece, q_pos: Tensor, k_pos: Tensor, ranges: Ranges | None
-) -> Tensor | None:
-    """Boolean `[B, H or 1, t, n]` of the pairs that validity and range allow, None for all; causality apart."""
+def _attend_cut(
+    p: Problem, cut: _Piece, first: int, last: int, ranges: Ranges | None, band: Band | None
+) -> Part:
+    queries, keys = p.queries[:, :, first:last], p.keys[:, :, cut.start : cut.stop]
+    values, q_pos = p.values[:, :, cut.start : cut.stop], p.query_positions[:, first:last]
+    k_pos = p.key_positions[:, :, cut.start : cut.stop]
+    bias = None if p.bias is None else p.bias[:, :, None, cut.start : cut.stop]
+    mask = _mask(p, q_pos, k_pos, ranges, band) if cut.masked else None
+    causal = cut.causal and mask is None and bias is None
+    if cut.causal and not causal:
+        order = torch.ones(last - first, last - first, dtype=torch.bool, device=keys.device).tril()
+        mask = order if mask is None else mask & order
+    if p.rotary is not None:
+        q, k = q_pos.clamp(min=0)[:, None], k_pos.clamp(min=0)
+        queries = turner(q if band is None else band.query(q), p.rotary)(queries)
+        keys = turner(k if band is None else band.key(k), p.rotary)(keys)
+    return partial_attend(queries, keys, values, scale=p.scale, mask=additive_mask(mask, bias), causal=causal)
+
+
+def _mask(p: Problem, q_pos: Tensor, k_pos: Tensor, ranges: Ranges | None, band: Band | None) -> Tensor:
+    """Boolean `[B, H or 1, t, n]` of the pairs that validity, range and band allow; causality apart."""
     query, at = q_pos[:, None, :, None], k_pos[:, :, None, :]
-    mask = None
-    if p.contiguous_from is None:
-        mask = (at >= 0) & (query >= 0)
+    mask = (at >= 0) & (query >= 0)
     if ranges is not None:
-        near = (at < ranges.sink_tokens) | (query - at < ranges.window_tokens)
-        all_sink = p.contiguous_from is not None and p.contiguous_from + piece.stop <= ranges.sink_tokens
-        mask = mask if all_sink else near if mask is None else mask & near
-    return None if mask is None else spread_heads(mask, p)
-
-
-def _rotations(p: Problem, q_pos: Tensor, k_pos: Tensor, piece: _Piece) -> list[Turn]:
-    """How to rotate queries and keys of one piece, once per band, and which pairs the band holds."""
-    if p.rotary is None:
-        return [(same, same, None)]
-    rotary = p.rotary
-    q, k = q_pos.clamp(min=0)[:, None], k_pos.clamp(min=0)
-    if not rotary.bands:
-        return [(turner(q, rotary), turner(k, rotary), None)]
-    found: list[Turn] = []
-    for band in rotary.bands:
-        if p.contiguous_from is not None:
-            low, high = band.low(q_pos), band.high(q_pos)
-            start, stop = p.contiguous_from + piece.start, p.contiguous_from + piece.stop
-            if int(low.min()) >= stop or int(high.max()) <= start:
-                continue
-            if int(low.max()) <= start and (
-                int(high.min()) >= stop or piece.causal and bool((high > q_pos).all())
-            ):
-                found.append((turner(band.query(q), rotary), turner(band.key(k), rotary), None))
-                continue
-        inside = spread_heads(inside_band(band, q_pos, k_pos), p)
-        found.append((turner(band.query(q), rotary), turner(band.key(k), rotary), inside))
-    return found
+        mask &= (at < ranges.sink_tokens) | (query - at < ranges.window_tokens)
+    if band is not None:
+        mask &= inside_band(band, q_pos, k_pos)
+    return spread_heads(mask, p)
 
 
 def inside_band(band: Band, q_pos: Tensor, k_pos: Tensor) -> Tensor:

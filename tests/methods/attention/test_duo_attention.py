@@ -177,7 +177,12 @@ def test_places_of_sinks_and_recent_tokens(sink: int, recent: int) -> None:
 
 def make_gates(**changed: Any) -> Gates:
     return Gates(
-        **{"model": "m", "fingerprint": "f", "alpha": ((0.2, 0.9), (None, None), (0.9, 0.5)), **changed}
+        **{
+            "model": "m",
+            "fingerprints": ("f", "g"),
+            "alpha": ((0.2, 0.9), (None, None), (0.9, 0.5)),
+            **changed,
+        }
     )
 
 
@@ -205,7 +210,9 @@ def test_gates_come_back_from_their_file(tmp_path: Path) -> None:
 def test_gates_choose_the_heads(tmp_path: Path) -> None:
     model = load(random_model(), "dense")
     path = tmp_path / "g.json"
-    save_gates(path, Gates(model="m", fingerprint=model.info.fingerprint, alpha=((0.1, 0.8), (0.7, 0.2))))
+    save_gates(
+        path, Gates(model="m", fingerprints=("other", model.info.fingerprint), alpha=((0.1, 0.8), (0.7, 0.2)))
+    )
     spec = f'duo_attention(gates="{path}", sink_tokens={SINK}, recent_tokens={RECENT})'
     ids = random_ids(101)
     by_gates, by_name = (full_logits(model.with_methods(text), ids) for text in (spec, SPEC))
@@ -217,7 +224,9 @@ def test_gates_choose_the_heads(tmp_path: Path) -> None:
 
 def test_gates_of_another_model_are_refused(tmp_path: Path) -> None:
     save_gates(tmp_path / "g.json", make_gates())
-    with pytest.raises(ValueError, match=r"no gates for .*holds those of m \(f\); make them with `python -m"):
+    with pytest.raises(
+        ValueError, match=r"no gates for .*holds those of m \(f, g\); make them with `python -m"
+    ):
         load(random_model(), DuoAttention(gates=str(tmp_path / "g.json")))
 
 

@@ -128,7 +128,7 @@ def test_lessons_score_exactly_the_values() -> None:
         assert whole.index(f"for {key} mentioned in the provided text is {value}.") > needle
 
 
-@pytest.mark.parametrize("num_tokens", [1, 63, 300, 601])
+@pytest.mark.parametrize("num_tokens", [1, 63, 300, 1300])
 @pytest.mark.parametrize(("sink", "recent"), [(0, 1), (5, 40), (300, 290)])
 def test_streaming_attention_equals_its_mask(num_tokens: int, sink: int, recent: int) -> None:
     torch.manual_seed(0)
@@ -166,7 +166,9 @@ def test_the_command_makes_gates_that_load(tmp_path: Path, capsys: pytest.Captur
     assert main([*where, "--steps=2", *settings]) == 0
     assert len(load_gates(where[2]).alpha) == 2
     assert load_gates(where[2]).settings == {**SHORT, "steps": 2}
+    assert load_gates(where[2]).fingerprints[0] == load(where[0]).info.fingerprint
     model = load(where[0], f'duo_attention(gates="{where[2]}")')
+    assert load(where[0], model.spec, dtype="bfloat16").spec == model.spec
     assert model.read(random_ids(60), progress=False).num_tokens == 60
     assert capsys.readouterr().out.startswith("layer   0  ")
     assert main([where[0], str(tmp_path / "nothing"), where[2]]) == 2

@@ -1,4 +1,4 @@
-"""Found in the Middle against the stock model: attention by loops over stock hidden states, and a biased stock forward."""
+"""Found in the Middle against the stock model: attention by loops over tokens, and a stock forward with a bias."""
 
 from __future__ import annotations
 
@@ -29,18 +29,27 @@ def projections(model: PreTrainedModel, ids: Tensor) -> list[tuple[Tensor, Tenso
         for hidden, block in zip(states, model.model.layers, strict=False):
             normed, attention = block.input_layernorm(hidden), block.self_attn
             shape = (1, len(ids), -1, attention.head_dim)
-            queries, keys = (f(normed).view(shape).transpose(1, 2) for f in (attention.q_proj, attention.k_proj))
+            queries, keys = (
+                f(normed).view(shape).transpose(1, 2) for f in (attention.q_proj, attention.k_proj)
+            )
             queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
             found.append((queries[0], keys[0]))
     return found
 
 
 def brute_factors(
-    model: PreTrainedModel, text: Tensor, question: Tensor, documents: list[tuple[int, int]], dummy: Tensor, temperature: float
+    model: PreTrainedModel,
+    text: Tensor,
+    question: Tensor,
+    documents: list[tuple[int, int]],
+    dummy: Tensor,
+    temperature: float,
 ) -> list[float]:
     """Log factor on each document's attention, in float64, token by token."""
     asked = projections(model, torch.cat([text, question]))
-    placed = [projections(model, torch.cat([text[:start], dummy[: stop - start]])) for start, stop in documents]
+    placed = [
+        projections(model, torch.cat([text[:start], dummy[: stop - start]])) for start, stop in documents
+    ]
     scale = model.model.layers[0].self_attn.scaling
     plain, empty = [0.0] * len(documents), [0.0] * len(documents)
     rows = [(layer, head) for layer in range(len(asked)) for head in range(asked[0][0].shape[0])]
@@ -59,11 +68,15 @@ def brute_factors(
     top = max(relevance)
     alpha = [math.exp(r - top) for r in relevance]
     lengths = [stop - start for start, stop in documents]
-    total = sum(a * n for a, n in zip(plain, lengths, strict=True)) / sum(a * n for a, n in zip(alpha, lengths, strict=True))
+    total = sum(a * n for a, n in zip(plain, lengths, strict=True)) / sum(
+        a * n for a, n in zip(alpha, lengths, strict=True)
+    )
     return [math.log(a * total / p) for a, p in zip(alpha, plain, strict=True)]
 
 
-def biased_logits(model: PreTrainedModel, ids: Tensor, bias: Tensor, queries_from: int, layers: range) -> Tensor:
+def biased_logits(
+    model: PreTrainedModel, ids: Tensor, bias: Tensor, queries_from: int, layers: range
+) -> Tensor:
     """Stock logits of the last token where the queries from a place on, in some layers, get a bias on their keys."""
     mask = torch.full((len(ids), len(ids)), -torch.inf).triu(1)
     mask[queries_from:, : len(bias)] += bias
@@ -71,7 +84,9 @@ def biased_logits(model: PreTrainedModel, ids: Tensor, bias: Tensor, queries_fro
     def before(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         return args, kwargs | {"attention_mask": mask[None, None]}
 
-    handles = [model.model.layers[i].self_attn.register_forward_pre_hook(before, with_kwargs=True) for i in layers]
+    handles = [
+        model.model.layers[i].self_attn.register_forward_pre_hook(before, with_kwargs=True) for i in layers
+    ]
     with torch.no_grad():
         logits = model(ids[None]).logits[0, -1]
     for handle in handles:
@@ -121,18 +136,33 @@ def test_the_place_of_a_document_does_not_decide() -> None:
 
 def test_a_document_that_is_gone_gets_no_factor() -> None:
     lengths = torch.tensor([10, 10, 10])
-    factors = FoundInTheMiddle().factors(torch.tensor([0.01, 0.0, 0.01]), torch.tensor([0.01, 0.01, 0.01]), lengths)
+    factors = FoundInTheMiddle().factors(
+        torch.tensor([0.01, 0.0, 0.01]), torch.tensor([0.01, 0.01, 0.01]), lengths
+    )
     assert factors.isfinite().all() and float(factors[1]) == 0.0
 
 
 def test_documents_cover_the_text() -> None:
     ids = torch.arange(10, 260)
-    assert FoundInTheMiddle(document_tokens=100).documents(torch.arange(254)) == [(4, 104), (104, 204), (204, 254)]
+    assert FoundInTheMiddle(document_tokens=100).documents(torch.arange(254)) == [
+        (4, 104),
+        (104, 204),
+        (204, 254),
+    ]
     assert FoundInTheMiddle(document_tokens=100).documents(ids) == [(4, 104), (104, 250)]
-    assert FoundInTheMiddle(document_tokens=80, sink_tokens=0).documents(ids) == [(0, 80), (80, 160), (160, 250)]
+    assert FoundInTheMiddle(document_tokens=80, sink_tokens=0).documents(ids) == [
+        (0, 80),
+        (80, 160),
+        (160, 250),
+    ]
     assert FoundInTheMiddle(document_tokens=300).documents(ids) == [(4, 250)]
     marked = torch.tensor([1, 1, 7, 7, 5, 5, 5, 7, 6, 7, 7, 8])
-    assert FoundInTheMiddle(separator_id=7, sink_tokens=0).documents(marked) == [(0, 4), (4, 8), (8, 11), (11, 12)]
+    assert FoundInTheMiddle(separator_id=7, sink_tokens=0).documents(marked) == [
+        (0, 4),
+        (4, 8),
+        (8, 11),
+        (11, 12),
+    ]
     with pytest.raises(ValueError, match="which the text does not hold"):
         FoundInTheMiddle(separator_id=9).documents(marked)
 
@@ -146,27 +176,45 @@ def test_separators_and_a_given_dummy_are_used() -> None:
     factors = brute_factors(stock, text, QUESTION, documents, dummy, 0.01)
     measured, _ = asked(load(stock, spec), text, QUESTION)
     for factor, (start, stop) in zip(factors, documents, strict=True):
-        torch.testing.assert_close(measured[1][0, start:stop], torch.full((stop - start,), factor), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            measured[1][0, start:stop], torch.full((stop - start,), factor), atol=1e-3, rtol=1e-4
+        )
     assert not measured[1][0, :2].any()
 
 
 def test_two_questions_measure_different_things_and_the_context_stays() -> None:
-    model = load(random_model(num_layers=4), "found_in_the_middle(document_tokens=30, temperature=0.01)", tokenizer=word_tokenizer())
+    model = load(
+        random_model(num_layers=4),
+        "found_in_the_middle(document_tokens=30, temperature=0.001)",
+        tokenizer=word_tokenizer(),
+    )
     context = model.read(words(TEXT), progress=False)
     held = context.kv_bytes
     first = context.ask(words(QUESTION), max_new_tokens=6)
     context.ask(words(random_ids(9, seed=6)), max_new_tokens=6)
     assert context.ask(words(QUESTION), max_new_tokens=6, sources=False).token_ids == first.token_ids
     assert context.kv_bytes == held
-    measured = [model.reader().open_question(context.run, ids).ask_states[0][3] for ids in (QUESTION, random_ids(9, seed=6))]
+    measured = [
+        model.reader().open_question(context.run, ids).ask_states[0][3]
+        for ids in (QUESTION, random_ids(9, seed=6))
+    ]
     assert float((measured[0] - measured[1]).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize(
-    "other", ["snapkv(keep=0.5, window_tokens=8)", "gemfilter(keep=100)", "lm_infinite(evict=false, window_tokens=64)"]
+    "other",
+    [
+        "snapkv(keep=0.5, window_tokens=8)",
+        "gemfilter(keep=100)",
+        "lm_infinite(evict=false, window_tokens=64)",
+    ],
 )
 def test_combines_with_what_drops_moves_and_chooses(other: str) -> None:
-    span = load(random_model(num_layers=4), f"{other} + found_in_the_middle(document_tokens=30, temperature=0.01)", chunk_tokens=50)
+    span = load(
+        random_model(num_layers=4),
+        f"{other} + found_in_the_middle(document_tokens=30, temperature=0.01)",
+        chunk_tokens=50,
+    )
     measured, logits = asked(span, TEXT, QUESTION)
     plain = load(random_model(num_layers=4), other, chunk_tokens=50)
     branch = plain.reader().open_question(plain.read(TEXT, progress=False).run, QUESTION)
@@ -176,13 +224,18 @@ def test_combines_with_what_drops_moves_and_chooses(other: str) -> None:
 
 
 def test_sliding_layers_are_left_out() -> None:
-    span = load(random_model("Gemma3", num_layers=4), "found_in_the_middle(document_tokens=30, temperature=0.01)")
+    span = load(
+        random_model("Gemma3", num_layers=4), "found_in_the_middle(document_tokens=30, temperature=0.01)"
+    )
     measured, logits = asked(span, TEXT, QUESTION)
     assert sorted(measured) == [3] and logits.isfinite().all()
 
 
 def test_generate_is_refused() -> None:
-    with pytest.raises(ValueError, match="generate.. has no question"), applied(random_model(), "found_in_the_middle"):
+    with (
+        pytest.raises(ValueError, match="generate.. has no question"),
+        applied(random_model(), "found_in_the_middle"),
+    ):
         pass
 
 

@@ -1,4 +1,4 @@
-"""GemFilter against the stock model: its layer's own projections, loops over tokens, and stock logits of what it chose."""
+"""GemFilter against the stock model: projections of one layer, loops over tokens, stock logits of what it chose."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def last_logits(model: PreTrainedModel, ids: Tensor, layer: int) -> Tensor:
         cos, sin = model.model.rotary_emb(hidden, torch.arange(len(ids))[None])
         queries, keys = apply_rotary_pos_emb(queries, keys, cos, sin)
         groups = queries.shape[1] // keys.shape[1]
-        return torch.stack([keys[0, h // groups] @ queries[0, h, -1] for h in range(queries.shape[1])]) * attention.scaling
+        return (
+            torch.stack([keys[0, h // groups] @ queries[0, h, -1] for h in range(queries.shape[1])])
+            * attention.scaling
+        )
 
 
 def brute_choice(logits: Tensor, num_tokens: int, keep: int, pool: int, score: str) -> list[int]:
@@ -52,10 +55,14 @@ def asked(model: object, ids: Tensor, question: Tensor) -> tuple[list[int], Tens
 @pytest.mark.parametrize(("layer", "keep", "pool"), [(0, 41, 5), (1, 63, 1), (2, 100, 7)])
 def test_chooses_and_answers_as_the_stock_model_says(layer: int, keep: int, pool: int, score: str) -> None:
     stock = random_model(num_layers=4)
-    places = brute_choice(last_logits(stock, torch.cat([TEXT, QUESTION]), layer), len(TEXT), keep, pool, score)
+    places = brute_choice(
+        last_logits(stock, torch.cat([TEXT, QUESTION]), layer), len(TEXT), keep, pool, score
+    )
     with torch.no_grad():
         expected = stock(torch.cat([TEXT[places], QUESTION])[None]).logits[0, -1]
-    span = load(stock, f"gemfilter(keep={keep}, layer={layer}, pool_tokens={pool}, score={score})", chunk_tokens=50)
+    span = load(
+        stock, f"gemfilter(keep={keep}, layer={layer}, pool_tokens={pool}, score={score})", chunk_tokens=50
+    )
     found, logits = asked(span, TEXT, QUESTION)
     assert found == places
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
@@ -67,7 +74,10 @@ def test_the_question_decides_and_not_the_place() -> None:
     assert first != second
     for places in (first, second):
         assert len(places) == 40 and places == sorted(set(places))
-        assert places != list(range(len(TEXT) - 40, len(TEXT))) and max(b - a for a, b in zip(places, places[1:])) > 1
+        assert (
+            places != list(range(len(TEXT) - 40, len(TEXT)))
+            and max(b - a for a, b in zip(places, places[1:], strict=False)) > 1
+        )
 
 
 def test_layers_above_the_filter_hold_nothing() -> None:
@@ -90,7 +100,9 @@ def test_a_text_within_the_budget_is_read_as_it_is() -> None:
 
 
 def test_reading_on_equals_reading_at_once() -> None:
-    model = load(random_model(num_layers=4), "gemfilter(keep=64)", tokenizer=word_tokenizer(), chunk_tokens=37)
+    model = load(
+        random_model(num_layers=4), "gemfilter(keep=64)", tokenizer=word_tokenizer(), chunk_tokens=37
+    )
     whole = model.read(words(TEXT), progress=False)
     first = model.read(words(TEXT[:150]), progress=False)
     both = first.read(" " + words(TEXT[150:]))

@@ -1,26 +1,28 @@
 """Retrieval heads keep the whole cache, streaming heads keep only sinks and recent tokens.
 
-A kv head is a retrieval head when restricting it to the first and the latest tokens changes what the model says about
-far text. That is learned once per model: a gate alpha in [0, 1] for every kv head mixes its two attentions,
+A kv head is a retrieval head when restricting it to the first and the latest tokens changes what
+the model says about far text. That is learned once per model: a gate alpha in [0, 1] for every kv
+head mixes its two attentions,
 
     out = alpha * full + (1 - alpha) * streaming,
 
-and alpha is trained, weights frozen, on passkeys hidden in long text, so that the final hidden states stay those
-of the full model while the mean gate shrinks (`identify.py`). The heads with the largest gates, over all layers,
-become retrieval heads. At inference the gates are gone: in every layer the two kinds of heads are stored apart, and a
-streaming head keeps `sink_tokens + recent_tokens` keys whatever the length of the text, which is also all it visits.
+and alpha is trained, weights frozen, on passkeys hidden in long text, so that the final hidden
+states stay those of the full model while the mean gate shrinks (`identify.py`). The heads with the
+largest gates, over all layers, become retrieval heads. At inference the gates are gone: in every
+layer the two kinds of heads are stored apart, and a streaming head keeps `sink_tokens +
+recent_tokens` keys whatever the length of the text, which is also all it visits.
 
 Paper: DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads (2024).
 
-Differs from the paper: gates are trained with number passkeys named by words, asked in the benchmark's plain form, so
-that small models know the task (the paper: sequences of 32 words, asked by ordinal number), on texts of the model's own
-window; the error is measured relative to the size of the hidden states, so that one weight of the L1 term serves all
-models. While tokens are generated a streaming head is cut back every 64 tokens, not at each one; it attends to the
-paper's keys all the same.
+Differs from the paper: gates are trained on numbers named by words, asked in the benchmark's plain
+form, so that small models know the task (the paper: sequences of 32 words, asked by ordinal
+number), and by default on fewer and shorter texts; the error is relative to the size of the hidden
+states, so that one weight of the L1 term serves all models. While tokens are generated a streaming
+head is cut back every 64 tokens, not at each one; it visits the paper's keys all the same.
 
-Fails when: an answer needs far text through more heads than `retrieval_fraction` leaves (few kv heads in a model make
-the cut coarse); the gates were trained with a larger window than `recent_tokens`; the text fits in sinks and recent
-tokens, where nothing is freed.
+Fails when: an answer needs far text through more heads than `retrieval_fraction` leaves (few kv
+heads in a model make the cut coarse); the text fits in sinks and recent tokens, where nothing is
+freed.
 
     model = longspan.load("reference", methods="duo_attention(retrieval_fraction=0.5)")
     context = model.read(text)
@@ -128,10 +130,10 @@ class DuoAttention(Selection, Storage):
         if self.gates is None and not BUNDLED.is_file():
             raise ValueError(f"there are no gates for {model.name}; {HOW}")
         found = self._loaded
-        if found.fingerprint != model.fingerprint:
+        if model.fingerprint not in found.fingerprints:
             raise ValueError(
                 f"there are no gates for {model.name} ({model.fingerprint}): {self.gates or 'the bundled file'} "
-                f"holds those of {found.model} ({found.fingerprint}); {HOW}"
+                f"holds those of {found.model} ({', '.join(found.fingerprints)}); {HOW}"
             )
         shape = [len(row) for row in found.alpha]
         if shape != [layer.num_kv_heads for layer in model.layers]:

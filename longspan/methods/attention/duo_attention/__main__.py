@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import longspan
+from longspan.errors import UnsupportedLayerError
 from longspan.evaluation.haystacks.pydoc import pydoc_text
 from longspan.methods.attention.duo_attention.gates import Gates, save_gates
 from longspan.methods.attention.duo_attention.identify import identify_heads
@@ -53,7 +54,21 @@ def make_gates(name: str, text: str, **settings: Any) -> Gates:
             alpha = identify_heads(model.hf_model, model.tokenizer, text, on_step=show, **settings)
     finally:
         model.detach()
-    return Gates(model=name, fingerprint=model.info.fingerprint, alpha=to_rows(alpha), settings=settings)
+    return Gates(model=name, fingerprints=fingerprints(name), alpha=to_rows(alpha), settings=settings)
+
+
+def fingerprints(name: str) -> tuple[str, ...]:
+    """Fingerprints of a model's weights in every number format it can be served in."""
+    found: list[str] = []
+    for kind in ("float32", "bfloat16", "float16"):
+        try:
+            model = longspan.load(name, dtype=kind)
+        except UnsupportedLayerError:
+            continue  # a format that the model cannot be served in needs no gates
+        model.detach()
+        if model.info.fingerprint not in found:
+            found.append(model.info.fingerprint)
+    return tuple(found)
 
 
 def to_rows(alpha: Tensor) -> tuple[tuple[float | None, ...], ...]:

@@ -17,14 +17,14 @@ class Gates:
 
     Args:
         model: the name it was loaded by, for messages.
-        fingerprint: `ModelInfo.fingerprint` of its weights.
+        fingerprints: `ModelInfo.fingerprint` of its weights, one for each number format they may be loaded in.
         alpha: a row for each layer with the gate of each kv head, 0 (streaming) to 1 (retrieval); None for the heads of
             layers with a sliding window of their own, which methods never reach.
         settings: how they were made, for the reader.
     """
 
     model: str
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     alpha: tuple[tuple[float | None, ...], ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ def load_gates(path: str | Path) -> Gates:
         )
     return Gates(
         model=str(plain.get("model")),
-        fingerprint=str(plain.get("fingerprint")),
+        fingerprints=tuple(map(str, plain.get("fingerprints") or ())),
         alpha=tuple(tuple(row) for row in plain["alpha"]),
         settings=dict(plain.get("settings") or {}),
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NAME = "longspan_duo_gates"
-QUERY_BLOCK_TOKENS = 256
+QUERY_BLOCK_TOKENS = 1024
 KEY_WORDS = (
     "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike "
     "november oscar papa quebec romeo sierra tango uniform victor whiskey xray yankee zulu"

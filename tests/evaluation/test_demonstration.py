@@ -1,0 +1,36 @@
+"""The demo's exam: facts in their part of the text, and what is left out when the time is short."""
+
+from __future__ import annotations
+
+import pytest
+
+from longspan.evaluation.demonstration import Clock, make_exam
+from longspan.evaluation.haystacks.pydoc import pydoc_haystack
+from tests.models import word_tokenizer
+
+
+def test_facts_lie_one_in_each_part() -> None:
+    exam = make_exam(pydoc_haystack(), 6000, 5, word_tokenizer(), seed=3)
+    again = make_exam(pydoc_haystack(), 6000, 5, word_tokenizer(), seed=3)
+    assert exam == again and exam != make_exam(pydoc_haystack(), 6000, 5, word_tokenizer(), seed=4)
+    assert all(fact.statement in exam.text for fact in exam.facts)
+    assert list(exam.depths) == sorted(exam.depths)
+    words = len(word_tokenizer()(exam.text)["input_ids"])
+    assert 0.9 * 6000 < words <= 6000
+
+
+def test_a_text_too_short_for_its_facts_is_refused() -> None:
+    with pytest.raises(ValueError, match="give 5120 or more"):
+        make_exam(pydoc_haystack(), 1024, 20, word_tokenizer(), seed=0)
+
+
+def test_time_is_judged_by_shorter_texts() -> None:
+    clock = Clock(100)
+    assert clock.expected("a", 4096) == 0
+    clock.note("a", 4096, 1.0)
+    assert clock.expected("a", 8192) == pytest.approx(4.0)
+    clock.note("a", 8192, 2.0)
+    assert clock.expected("a", 65536) == pytest.approx(16.0)
+    clock.note("b", 4096, 1.0)
+    clock.note("b", 8192, 4.0)
+    assert clock.expected("b", 65536) == pytest.approx(256.0)
