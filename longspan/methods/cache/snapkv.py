@@ -46,8 +46,8 @@ CARD = {
     "frees": "frees",
     "needs": ["the question at the end of the text, for answers about details"],
     "claim": {
-        "text": "a needle in noise is still found when three quarters of the cache are freed",
-        "spec": "snapkv(keep=0.25)",
+        "text": "with half of the cache freed a needle is still found, even by a question that comes after",
+        "spec": "snapkv(keep=0.5)",
         "task": "niah_single_1",
         "length_tokens": 4096,
         "against": "dense",
