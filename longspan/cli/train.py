@@ -18,15 +18,32 @@ def _train() -> None:
 
 @app.command()
 def reference(
-    text: Annotated[list[Path] | None, typer.Option(help="Folder of .md, .txt or .py files; may be given again.")] = None,
-    out: Annotated[Path, typer.Option(help="Where checkpoint, tokenizer, shards and model go.")] = Path("reference-run"),
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Folder of .md, .txt or .py files; may be given again.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where checkpoint, tokenizer, shards and model go.")] = Path(
+        "reference-run"
+    ),
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
-    seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds and write a checkpoint.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds and write a checkpoint.")
+    ] = None,
     tokens: Annotated[int | None, typer.Option(help="Length of the whole schedule in tokens.")] = None,
-    start_from: Annotated[Path | None, typer.Option(help="Exported model to start from instead of random weights.")] = None,
-    peak: Annotated[float, typer.Option(help="Highest share of the learning rates, say 0.25 with --start-from.")] = 1.0,
-    workers: Annotated[int | None, typer.Option(help="Processes that make data; by default all cores but one.")] = None,
-    smoke: Annotated[bool, typer.Option(help="A tiny model for two minutes on a CPU: the same code, no use.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Exported model to start from instead of random weights.")
+    ] = None,
+    peak: Annotated[
+        float, typer.Option(help="Highest share of the learning rates, say 0.25 with --start-from.")
+    ] = 1.0,
+    fit: Annotated[bool, typer.Option(help="End the schedule at --seconds instead of at --tokens.")] = False,
+    rows: Annotated[float, typer.Option(help="Rows of each step, as a share of the recipe's.")] = 1.0,
+    task_share: Annotated[float | None, typer.Option(help="Share of rows with hidden tasks, 0 to 1.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that make data; by default all cores but one.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option(help="A tiny model for two minutes on a CPU: the same code, no use.")
+    ] = False,
 ) -> None:
     """Train the reference model from folders of text, in resumable pieces.
 
@@ -41,7 +58,9 @@ def reference(
     config = SMOKE if smoke else RecipeConfig()
     if tokens is not None:
         config = replace(config, total_tokens=tokens)
-    config = replace(config, peak=peak)
+    buckets = tuple((length, max(1, round(num * rows))) for length, num in config.buckets)
+    share = config.task_share if task_share is None else task_share
+    config = replace(config, peak=peak, buckets=buckets, task_share=share)
     try:
         tokenizer = prepare(text or [], out, config)
         progress = train_piece(
@@ -53,20 +72,24 @@ def reference(
             seconds=seconds,
             workers=max(1, (os.cpu_count() or 2) - 1) if workers is None else workers,
             start_from=start_from,
+            fit=fit,
             started=started,
         )
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     state = "finished" if progress.finished else "not finished: run again with --resume"
-    typer.echo(f"step {progress.step:,}, {progress.tokens:,} tokens, {progress.seconds:.0f} s; {state}; model in {out / 'model'}")
+    typer.echo(f"step {progress.step:,}, {progress.tokens:,} tokens, {progress.seconds:.0f} s; {state}")
+    typer.echo(f"model in {out / 'model'}")
 
 
 @app.command()
 def measure(
     model: Annotated[Path, typer.Argument(help="Folder of an exported model.")],
     shards: Annotated[Path, typer.Option(help="Folder with the heldout shards of the run.")],
-    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("reference-table.json"),
+    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path(
+        "reference-table.json"
+    ),
     num_samples: Annotated[int, typer.Option(help="Samples for each task and length.")] = 200,
     seconds: Annotated[float, typer.Option(help="Stop after so many seconds with what there is.")] = 3600.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

@@ -17,6 +17,8 @@ from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
 
 TEMPLATE_TOKENS = 12
 SEAM_TOKENS = 2
+EXACT_TOKENS = 32_768
+MAX_FITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,9 @@ def assemble(
     task: str = "",
     seed: int = 0,
 ) -> Sample:
-    """Hide a puzzle in a haystack, at sentence ends, so that the whole prompt has `length_tokens` within 2%, never more.
+    """Hide a puzzle in a haystack, at sentence ends: the whole prompt has `length_tokens` within 2%, never more.
+
+    Under 1,024 tokens a single long line can leave more unused.
 
     Args:
         depth: where the evidence goes, 0 (start) to 1 (end of the text); by default anywhere, evenly.
@@ -119,7 +123,8 @@ def assemble(
         raise ValueError(f"depth is {depth}; allowed is 0.0 (start of the text) to 1.0 (its end)")
     evidence = puzzle.needles if puzzle.evidence is None else puzzle.evidence
     if puzzle.context is not None:
-        context, depths = puzzle.context, ()
+        context: str = puzzle.context
+        depths: tuple[float, ...] = ()
     else:
         context, depths = _hide(puzzle, evidence, haystack, length_tokens, tokenizer, rng, depth)
     return Sample(
@@ -147,15 +152,41 @@ def _hide(
 ) -> tuple[str, tuple[float, ...]]:
     fixed = TEMPLATE_TOKENS + puzzle.max_new_tokens
     fixed += sum(count_tokens(tokenizer, part) + SEAM_TOKENS for part in (puzzle.preamble, *puzzle.needles))
-    fixed += sum(count_tokens(tokenizer, part) for part in ("\n\n" + puzzle.question, " " + puzzle.answer_prefix))
+    fixed += sum(
+        count_tokens(tokenizer, part) for part in ("\n\n" + puzzle.question, " " + puzzle.answer_prefix)
+    )
     source = puzzle.own_haystack or haystack
     if fixed >= length_tokens:
         raise ValueError(
             f"this puzzle needs {fixed} tokens without any text around it, but length_tokens is {length_tokens}; "
             f"ask for {fixed + 64} or more"
         )
-    sentences = source.slice(length_tokens - fixed, tokenizer, rng)
-    places = _places(puzzle, evidence, len(sentences), rng, depth)
+    outside = TEMPLATE_TOKENS + puzzle.max_new_tokens
+    outside += count_tokens(tokenizer, "\n\n" + puzzle.question)
+    outside += count_tokens(tokenizer, " " + puzzle.answer_prefix)
+    budget, state = length_tokens - fixed, rng.getstate()
+    best: tuple[int, str, dict[str, int]] | None = None
+    for _ in range(MAX_FITS):
+        rng.setstate(state)
+        sentences = source.slice(max(1, budget), tokenizer, rng)
+        places = _places(puzzle, evidence, len(sentences), rng, depth)
+        context, starts = _join(puzzle, sentences, places)
+        if length_tokens > EXACT_TOKENS:  # seams are under 1% there, and counting costs seconds
+            best = (0, context, starts)
+            break
+        spare = length_tokens - outside - count_tokens(tokenizer, context)
+        if spare >= 0 and (best is None or spare < best[0]):
+            best = (spare, context, starts)
+        if 0 <= spare <= max(6, length_tokens // 200):
+            break
+        budget += spare - 3
+    assert best is not None, "a smaller budget gives a shorter context"
+    _, context, starts = best
+    return context, tuple(round(starts[needle] / max(1, len(context)), 4) for needle in evidence)
+
+
+def _join(puzzle: Puzzle, sentences: list[str], places: list[int]) -> tuple[str, dict[str, int]]:
+    """The context, and the character at which each needle starts."""
     by_place: dict[int, list[str]] = {}
     for needle, place in zip(puzzle.needles, places, strict=True):
         by_place.setdefault(place, []).append(needle)
@@ -174,8 +205,7 @@ def _hide(
             parts.append(sentences[index].lstrip() if fresh_line else sentences[index])
             size += len(parts[-1])
             fresh_line = False
-    context = "".join(parts).rstrip()
-    return context, tuple(round(starts[needle] / max(1, len(context)), 4) for needle in evidence)
+    return "".join(parts).rstrip(), starts
 
 
 def _places(

@@ -1,7 +1,8 @@
 """Plain text for training: folders of Markdown, text and Python files to clean, English, titled documents.
 
 Books come as Markdown (one file a book, a `# Title:` block on top). Headings become plain lines, emphasis marks,
-links, images, rules and licence blocks go, and paragraphs stay separated by one empty line. Python files stay as they are.
+links, images, rules and licence blocks go, and paragraphs stay separated by one empty line. Python files stay as
+they are.
 """
 
 import hashlib
@@ -18,7 +19,15 @@ MIN_DOCUMENT_CHARACTERS = 2_000
 _COMMON_WORDS = re.compile(r"\b(?:the|of|and|to|in|a|that|was|he|it|his|with|for|as|had|is)\b", re.IGNORECASE)
 _WORDS = re.compile(r"\b\w+\b")
 _SKIPPED_FOLDERS = {
-    "test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "site-packages", "turtledemo", "__pycache__",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "encodings",
+    "site-packages",
+    "turtledemo",
+    "__pycache__",
 }
 
 
@@ -36,7 +45,9 @@ def clean_markdown(raw: str) -> str:
     """The prose of a Markdown book: no title block, marks, links, images, rules or Project Gutenberg licence."""
     text = raw.replace("\r\n", "\n").replace("\ufeff", "").replace("\u00a0", " ")
     text = re.sub(r"\A(?:\s*#+ *(?:Title|Author|Year|Translat\w*)[^\n]*\n|\s*-{3,} *\n)+", "", text)
-    text = re.sub(r"\n[^\n]*\*\*\* ?(?:END|START) OF[^\n]*PROJECT GUTENBERG.*\Z", "\n", text, flags=re.S | re.I)
+    text = re.sub(
+        r"\n[^\n]*\*\*\* ?(?:END|START) OF[^\n]*PROJECT GUTENBERG.*\Z", "\n", text, flags=re.S | re.I
+    )
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"<[^<>\n]{1,200}>", "", text)
@@ -83,7 +94,9 @@ def read_corpus(folders: Iterable[Path]) -> Iterator[Document]:
     found = 0
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"text folder {str(folder)!r} does not exist; give a folder of .md, .txt or .py files")
+            raise ValueError(
+                f"text folder {str(folder)!r} does not exist; give a folder of .md, .txt or .py files"
+            )
         paths = sorted(path for path in folder.rglob("*") if path.suffix in (".md", ".txt", ".py"))
         for path in paths:
             document = _read_document(path, folder)
@@ -91,7 +104,9 @@ def read_corpus(folders: Iterable[Path]) -> Iterator[Document]:
                 found += 1
                 yield document
     if not found:
-        raise ValueError("no usable text found; give folders with English .md or .txt books of 2,000 characters or more")
+        raise ValueError(
+            "no usable text found; give folders with English .md or .txt books of 2,000 characters or more"
+        )
 
 
 def _read_document(path: Path, folder: Path) -> Document | None:

@@ -82,7 +82,7 @@ def load_into(network: Network, folder: Path) -> None:
 
 
 def quantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """int8 matrices, each row scaled so that its largest value is 127, with `<name>.scale` in fp16; vectors as they are."""
+    """int8 matrices, each row's largest value at 127, `<name>.scale` [rows, 1] in fp16; vectors as they are."""
     packed: dict[str, torch.Tensor] = {}
     for name, weight in weights.items():
         if weight.dim() < 2:
@@ -94,7 +94,9 @@ def quantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return packed
 
 
-def dequantise(packed: dict[str, torch.Tensor], *, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def dequantise(
+    packed: dict[str, torch.Tensor], *, dtype: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
     """The inverse of `quantise`, up to its rounding."""
     weights = {}
     for name, weight in packed.items():
@@ -111,13 +113,18 @@ def _write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def export(network: Network, tokenizer: PreTrainedTokenizerFast, folder: Path, *, card: dict[str, Any]) -> Path:
+def export(
+    network: Network, tokenizer: PreTrainedTokenizerFast, folder: Path, *, card: dict[str, Any]
+) -> Path:
     """Write the model, its tokenizer and `card.json` to `folder`; returns the weights' path."""
     folder.mkdir(parents=True, exist_ok=True)
     config = llama_config(
         network.shape, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, pad=tokenizer.pad_token_id
     )
-    settings = config.to_diff_dict() | {"architectures": ["LlamaForCausalLM"], "quantisation": "int8 rows, fp16 scales"}
+    settings = config.to_diff_dict() | {
+        "architectures": ["LlamaForCausalLM"],
+        "quantisation": "int8 rows, fp16 scales",
+    }
     _write_text(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True) + "\n")
     temporary = folder / (WEIGHTS + ".part")
     save_file(quantise(llama_weights(network)), temporary)
@@ -127,14 +134,18 @@ def export(network: Network, tokenizer: PreTrainedTokenizerFast, folder: Path, *
     return folder / WEIGHTS
 
 
-def load_exported(folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> LlamaForCausalLM:
+def load_exported(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LlamaForCausalLM:
     """A stock Llama with the dequantised weights of `folder`, in evaluation mode.
 
     Raises:
         ValueError: the folder holds no exported model.
     """
     if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"no model in {str(folder)!r}; train one with `longspan train reference --text DIR --out DIR`")
+        raise ValueError(
+            f"no model in {str(folder)!r}; train one with `longspan train reference --text DIR --out DIR`"
+        )
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings.pop("quantisation", None)
     with torch.device("meta"):

@@ -45,7 +45,9 @@ def make_step(maker: RowMaker, step: int) -> StepData:
                 place = (position + answer.start, position + answer.end)
                 answers.append((answer.kind, length, answer.turn, *place))
             position += length
-    return StepData(step=step, tokens=np.concatenate(tokens), weights=np.concatenate(weights), answers=answers)
+    return StepData(
+        step=step, tokens=np.concatenate(tokens), weights=np.concatenate(weights), answers=answers
+    )
 
 
 def _work(maker: RowMaker, first: int, stride: int, out: multiprocessing.Queue) -> None:
@@ -66,7 +68,9 @@ class Feed:
         context = multiprocessing.get_context("fork")
         for index in range(workers):
             steps = context.Queue(maxsize=QUEUED_STEPS)
-            process = context.Process(target=_work, args=(maker, first_step + index, workers, steps), daemon=True)
+            process = context.Process(
+                target=_work, args=(maker, first_step + index, workers, steps), daemon=True
+            )
             process.start()
             self.queues.append(steps)
             self.processes.append(process)

@@ -26,7 +26,13 @@ from longspan.reference.tokenizer import load_tokenizer
 FIRST_SEED = 1_000_000
 SUITES = {"ruler": ruler.TASKS, "keyvalue": keyvalue.TASKS, "facts": facts.TASKS}
 LENGTHS = (512, 1024, 2048, 4096)
-STRETCH_TASKS = ("ruler/niah_single_2", "keyvalue/keys8_numbers", "keyvalue/keys8_facts", "keyvalue/kv64", "facts/single")
+STRETCH_TASKS = (
+    "ruler/niah_single_2",
+    "keyvalue/keys8_numbers",
+    "keyvalue/keys8_facts",
+    "keyvalue/kv64",
+    "facts/single",
+)
 BATCH_TOKENS = 900_000
 MAX_NEW_TOKENS = 100
 MAX_HAYSTACK_TOKENS = 1_000_000
@@ -74,7 +80,9 @@ class PromptMaker:
         known = facts.draw_facts(8, rng, same_template=bool(seed % 2))
         puzzle = facts.fact_puzzle(known, rng)
         first = next(fact for fact in known if fact.question != puzzle.question)
-        sample = assemble(puzzle, self.text, length - 40, self.tokenizer, rng, seed=seed, task="second_question")
+        sample = assemble(
+            puzzle, self.text, length - 40, self.tokenizer, rng, seed=seed, task="second_question"
+        )
         ids = [self.tokenizer.bos_token_id, *self.encode(sample.context, f"\n\n{first.question}\nAnswer:")]
         ids += [*self.encode(f" {first.answer}."), self.tokenizer.eos_token_id]
         return Prompt(ids=[*ids, *self.encode(f"\n\n{sample.question}\nAnswer:")], sample=sample)
@@ -122,10 +130,15 @@ def perplexity(model: LlamaForCausalLM, tokens: np.ndarray, *, window: int, wind
     starts = np.linspace(0, len(tokens) - window, windows).astype(int)
     total, count = 0.0, 0
     for first in range(0, windows, 16):
-        rows = [np.concatenate([[bos], tokens[start : start + window - 1]]) for start in starts[first : first + 16]]
+        rows = [
+            np.concatenate([[bos], tokens[start : start + window - 1]])
+            for start in starts[first : first + 16]
+        ]
         ids = torch.from_numpy(np.stack(rows).astype(np.int64)).to(model.device)
         logits = model(ids).logits[:, :-1].float()
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+        )
         total, count = total + losses.item(), count + ids[:, 1:].numel()
     return math.exp(total / count)
 
@@ -138,7 +151,9 @@ def set_rope_base(model: LlamaForCausalLM, factor: float, *, base: float = 10_00
 
 def jobs(num_samples: int) -> list[tuple[str, str, int, float, int]]:
     """(table, task, length, rope base factor, samples) of everything measured."""
-    names = [f"{suite}/{task}" for suite, tasks in SUITES.items() for task in tasks] + ["facts/second_question"]
+    names = [f"{suite}/{task}" for suite, tasks in SUITES.items() for task in tasks] + [
+        "facts/second_question"
+    ]
     plan = [("tasks", name, length, 1.0, num_samples) for length in LENGTHS for name in names]
     few = max(2, num_samples // 2)
     for factor in (1.0, 2 ** (64 / 62), 3.0):
@@ -195,9 +210,13 @@ def measure(
                 set_rope_base(model, factor)
                 factor_now = factor
             replies = answer(model, tokenizer, prompts)
-            mean = sum(score(reply, prompt.sample) for reply, prompt in zip(replies, prompts, strict=True)) / len(prompts)
+            mean = sum(
+                score(reply, prompt.sample) for reply, prompt in zip(replies, prompts, strict=True)
+            ) / len(prompts)
             table.setdefault(kind, {}).setdefault(name, {})[str(length)] = round(100 * mean, 1)
             wrong = next((r for r, p in zip(replies, prompts, strict=True) if score(r, p.sample) < 1), "")
-            report(f"{kind} {name} {length}: {100 * mean:.1f} ({time.monotonic() - began:.0f} s) {wrong[:60]!r}")
+            report(
+                f"{kind} {name} {length}: {100 * mean:.1f} ({time.monotonic() - began:.0f} s) {wrong[:60]!r}"
+            )
     table["seconds"] = round(time.monotonic() - began)
     return table

@@ -26,7 +26,15 @@ class Episode:
     filler: tuple[str, ...] = ()
 
 
-_NOUNS = ("magic number", "secret code", "access number", "lucky number", "pass code", "order number", "reference number")
+_NOUNS = (
+    "magic number",
+    "secret code",
+    "access number",
+    "lucky number",
+    "pass code",
+    "order number",
+    "reference number",
+)
 _WORD_NOUNS = ("magic word", "secret word", "pass phrase", "code name", "watchword", "password")
 _NEEDLES = (
     "One of the special {noun}s for {key} is: {value}.",
@@ -84,17 +92,29 @@ def _magic(kind: str, rng: random.Random, room: Room) -> Episode:
         makers = ruler.MAKERS
         count = room.tokens // (40 if uuids else 20) + 4
         filler = tuple(ruler.magic_needle(value, makers[key](rng), makers[value](rng)) for _ in range(count))
-        puzzles = [replace(ruler.niah(key=key, value=value)(rng, room), style="line") for _ in range(_turns(rng, room))]
+        puzzles = [
+            replace(ruler.niah(key=key, value=value)(rng, room), style="line")
+            for _ in range(_turns(rng, room))
+        ]
         return Episode(kind="lines", puzzles=_plain(puzzles, rng), haystack="lines", filler=filler)
     value = rng.choice(("numbers", "numbers", "words", "uuids")) if kind != "multiquery" else "numbers"
-    shapes = {"single": {"keys": 1}, "multikey": {"keys": rng.choice((2, 4, 6))},
-              "multivalue": {"values": rng.choice((2, 3, 4, 4))}}  # fmt: skip
-    keys = rng.choice((2, 3, 4, 4))
-    shape = shapes.get(kind, {"keys": keys, "queries": rng.randint(2, keys)})
+    shape = {"keys": 1, "values": 1, "queries": 1}
+    if kind == "multikey":
+        shape["keys"] = rng.choice((2, 4, 6))
+    elif kind == "multivalue":
+        shape["values"] = rng.choice((2, 3, 4, 4))
+    elif kind == "multiquery":
+        shape["keys"] = rng.choice((2, 3, 4, 4))
+        shape["queries"] = rng.randint(2, shape["keys"])
     if room.tokens < 700 and value == "uuids":
         value = "numbers"
     turns = 1 if kind in ("multivalue", "multiquery") and room.tokens < 700 else _turns(rng, room)
-    puzzles = [ruler.niah(value=value, **shape)(rng, room) for _ in range(min(turns, 2 if kind != "single" else 4))]
+    puzzles = [
+        ruler.niah(value=value, keys=shape["keys"], values=shape["values"], queries=shape["queries"])(
+            rng, room
+        )
+        for _ in range(min(turns, 2 if kind != "single" else 4))
+    ]
     haystack = "noise" if rng.random() < 0.2 else "text"
     return Episode(kind=kind, puzzles=_plain(puzzles, rng), haystack=haystack)
 
@@ -105,7 +125,9 @@ def _plain(puzzles: list[Puzzle], rng: random.Random) -> tuple[Puzzle, ...]:
     for index, puzzle in enumerate(puzzles):
         keep_preamble = index == 0 and rng.random() < 0.7
         prefix = puzzle.answer_prefix if rng.random() < 0.6 else ""
-        changed.append(replace(puzzle, preamble=puzzle.preamble if keep_preamble else "", answer_prefix=prefix))
+        changed.append(
+            replace(puzzle, preamble=puzzle.preamble if keep_preamble else "", answer_prefix=prefix)
+        )
     return tuple(changed)
 
 
@@ -113,7 +135,9 @@ def _turns(rng: random.Random, room: Room) -> int:
     return rng.choice((1, 1, 2, 3)) if room.tokens < 700 else rng.choice((1, 1, 2, 3, 4))
 
 
-def _puzzle(needles: list[str], question: str, answers: list[str], prefix: str, style: str = "sentence") -> Puzzle:
+def _puzzle(
+    needles: list[str], question: str, answers: list[str], prefix: str, style: str = "sentence"
+) -> Puzzle:
     return Puzzle(
         needles=tuple(needles),
         question=question,
@@ -144,7 +168,9 @@ def _keys(rng: random.Random, room: Room) -> Episode:
         puzzles.append(_puzzle([], question.format(**words), [table[name]], prefix.format(**words)))
     if rng.random() < 0.15 and len(keys) > 2:
         several = sorted(rng.sample(keys, rng.choice((2, 3))), key=keys.index)
-        text = rng.choice(_MANY_QUESTIONS).format(noun=noun, keys=ruler.join_words(rng.sample(several, len(several))))
+        text = rng.choice(_MANY_QUESTIONS).format(
+            noun=noun, keys=ruler.join_words(rng.sample(several, len(several)))
+        )
         puzzles[-1] = _puzzle([], text, [table[name] for name in several], "")
     puzzles[0] = replace(puzzles[0], needles=tuple(needles), ordered=True)
     return Episode(kind="keys8", puzzles=tuple(puzzles), haystack="noise" if rng.random() < 0.1 else "text")
@@ -158,7 +184,9 @@ _PAIR_QUESTIONS = (
 
 def _pairs(rng: random.Random, room: Room) -> Episode:
     """Many lines "key: value" spread through the text."""
-    key = rng.choice((ruler.random_word, ruler.random_word, ruler.random_word, _noun, ruler.random_uuid, _number))
+    key = rng.choice(
+        (ruler.random_word, ruler.random_word, ruler.random_word, _noun, ruler.random_uuid, _number)
+    )
     value = rng.choice((ruler.random_number, ruler.random_number, _number, ruler.random_word))
     cost = room.count("\n" + key(rng) + ": " + value(rng) + "\n") + 4
     fitting = max(2, int(room.tokens * 0.6) // cost)
@@ -176,8 +204,8 @@ def _pairs(rng: random.Random, room: Room) -> Episode:
 
 def _facts(rng: random.Random, room: Room) -> Episode:
     """Natural facts, of one kind or mixed; some asked."""
-    count = rng.choice((1, 2, 4, 6, 8, 8))
-    facts = draw_facts(count, rng, same_template=rng.random() < 0.6)
+    count = rng.choice((1, 2, 4, 8, 8, 8))
+    facts = draw_facts(count, rng, same_template=rng.random() < 0.7)
     asked = rng.sample(facts, min(count, _turns(rng, room)))
     puzzles = [replace(fact_puzzle([fact], rng), needles=()) for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in facts))
@@ -191,7 +219,9 @@ def _relations(rng: random.Random, room: Room) -> Episode:
     asked = rng.sample(drawn, min(count, _turns(rng, room)))
     puzzles = [_puzzle([], fact.question, [fact.answer], "") for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in drawn))
-    return Episode(kind="relations", puzzles=tuple(puzzles), haystack="noise" if rng.random() < 0.05 else "text")
+    return Episode(
+        kind="relations", puzzles=tuple(puzzles), haystack="noise" if rng.random() < 0.05 else "text"
+    )
 
 
 def _variables(rng: random.Random, room: Room) -> Episode:
@@ -205,7 +235,9 @@ def _variables(rng: random.Random, room: Room) -> Episode:
 
 
 def _short_chain(rng: random.Random) -> Puzzle:
-    names = ruler.distinct(lambda source: "".join(source.choices(string.ascii_uppercase, k=5)), rng.randint(2, 4), rng)
+    names = ruler.distinct(
+        lambda source: "".join(source.choices(string.ascii_uppercase, k=5)), rng.randint(2, 4), rng
+    )
     value = str(rng.randint(10_000, 99_999))
     needles = [f"VAR {names[0]} = {value}"]
     needles += [f"VAR {later} = VAR {earlier}" for earlier, later in zip(names, names[1:], strict=False)]
@@ -213,7 +245,9 @@ def _short_chain(rng: random.Random) -> Puzzle:
     return replace(_puzzle(needles, question, names, "", "line"), ordered=True, answer=" ".join(names) + ".")
 
 
-def _ready(make: Callable[[random.Random, Room], Puzzle], kind: str) -> Callable[[random.Random, Room], Episode]:
+def _ready(
+    make: Callable[[random.Random, Room], Puzzle], kind: str
+) -> Callable[[random.Random, Room], Episode]:
     def episode(rng: random.Random, room: Room) -> Episode:
         return Episode(kind=kind, puzzles=(make(rng, room),), haystack="own")
 
@@ -230,15 +264,15 @@ def _quote(rng: random.Random, room: Room) -> Episode:
 
 
 MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
-    (0.05, _of("single")),
+    (0.04, _of("single")),
     (0.04, _of("multikey")),
-    (0.10, _of("multivalue")),
-    (0.07, _of("multiquery")),
+    (0.09, _of("multivalue")),
+    (0.10, _of("multiquery")),
     (0.06, _of("lines")),
-    (0.10, _keys),
-    (0.10, _pairs),
-    (0.18, _facts),
-    (0.20, _relations),
+    (0.08, _keys),
+    (0.08, _pairs),
+    (0.24, _facts),
+    (0.24, _relations),
     (0.05, _variables),
     (0.01, _quote),
     (0.01, _ready(ruler.common_words, "cwe")),

@@ -13,7 +13,9 @@ from torch import nn
 from longspan.reference.config import ModelShape
 
 
-def rotary_table(shape: ModelShape, lengths: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_table(
+    shape: ModelShape, lengths: list[tuple[int, int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin [N, 1, D] of every flat token; `lengths` are (row length, rows)."""
     positions = torch.cat([torch.arange(length).repeat(rows) for length, rows in lengths]).float()
     exponent = torch.arange(0, shape.head_dim, 2).float() / shape.head_dim
@@ -48,13 +50,17 @@ class Network(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(layers, 2 * shape.mlp, hidden).uniform_(-scale, scale))
         self.down = nn.Parameter(torch.zeros(layers, hidden, shape.mlp))
         self.norms = nn.Parameter(torch.ones(2 * layers + 1, hidden))
-        wrap: Callable = torch.compile(dynamic=False, fullgraph=True) if compile_blocks else (lambda block: block)
+        wrap: Callable = (
+            torch.compile(dynamic=False, fullgraph=True) if compile_blocks else (lambda block: block)
+        )
         self._before, self._after, self._head = wrap(self._before_), wrap(self._after_), wrap(self._head_)
 
     def _before_(self, x, norm, qkv, cos, sin):  # type: ignore[no-untyped-def]
         shape = self.shape
         heads, kv = shape.query_heads, shape.kv_heads
-        joined = F.linear(_norm(x, norm, shape.norm_eps), qkv).view(x.shape[0], heads + 2 * kv, shape.head_dim)
+        joined = F.linear(_norm(x, norm, shape.norm_eps), qkv).view(
+            x.shape[0], heads + 2 * kv, shape.head_dim
+        )
         q, k, v = joined.split([heads, kv, kv], dim=1)
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v.contiguous()
 
@@ -68,17 +74,23 @@ class Network(nn.Module):
         losses = F.cross_entropy(logits, targets, reduction="none")
         return (losses * weights).sum() / weights.sum(), losses.detach()
 
-    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[tuple[int, int]]) -> torch.Tensor:
+    def _attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[tuple[int, int]]
+    ) -> torch.Tensor:
         """Causal attention of each row by itself. q [N, H, D], k and v [N, K, D]; returns [N, H*D]."""
         sizes = [length * rows for length, rows in lengths]
         parts = []
         for (length, rows), *qkv in zip(lengths, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
-            q_BHTD, k_BKTD, v_BKTD = (part.view(rows, length, -1, self.shape.head_dim).transpose(1, 2) for part in qkv)
+            q_BHTD, k_BKTD, v_BKTD = (
+                part.view(rows, length, -1, self.shape.head_dim).transpose(1, 2) for part in qkv
+            )
             mixed = F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=True)
             parts.append(mixed.transpose(1, 2).reshape(rows * length, -1))
         return torch.cat(parts)
 
-    def hidden(self, tokens: torch.Tensor, lengths: list[tuple[int, int]], cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def hidden(
+        self, tokens: torch.Tensor, lengths: list[tuple[int, int]], cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         """Last layer's output [N, hidden] before the final norm. tokens: int64 [N]."""
         kind = self.compute_dtype
         x = F.embedding(tokens, self.embed).to(kind)
@@ -103,7 +115,9 @@ class Network(nn.Module):
         x = self.hidden(tokens, lengths, cos, sin)
         return self._head(x, self.norms[-1], self.embed.to(self.compute_dtype), targets, weights)
 
-    def predictions(self, tokens: torch.Tensor, lengths: list[tuple[int, int]], cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def predictions(
+        self, tokens: torch.Tensor, lengths: list[tuple[int, int]], cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
         """The most likely next token at every place, int64 [N]."""
         x = _norm(self.hidden(tokens, lengths, cos, sin), self.norms[-1], self.shape.norm_eps)
         embed = self.embed.to(self.compute_dtype)

@@ -1,6 +1,7 @@
 """Muon for the matrices, AdamW for embeddings and norms.
 
-Muon: the momentum of each matrix is replaced by its nearest orthogonal matrix before the step (Newton-Schulz, five rounds).
+Muon: before the step, the momentum of each matrix is replaced by its nearest orthogonal matrix (five rounds of
+Newton-Schulz).
 Source: Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024); coefficients from there.
 """
 
@@ -31,12 +32,21 @@ class Optimizer:
     def __init__(self, network: Network, config: RecipeConfig) -> None:
         self.config, shape = config, network.shape
         heads, kv = shape.query_heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        self.matrices = {"qkv": network.qkv, "out": network.out, "gate_up": network.gate_up, "down": network.down}
+        self.matrices = {
+            "qkv": network.qkv,
+            "out": network.out,
+            "gate_up": network.gate_up,
+            "down": network.down,
+        }
         self.splits = {"qkv": [heads, kv, kv], "gate_up": [shape.mlp, shape.mlp]}
         self.momentum = {name: torch.zeros_like(weight) for name, weight in self.matrices.items()}
         on_gpu = network.embed.is_cuda
         self.adam = torch.optim.AdamW(
-            [network.embed, network.norms], lr=config.adam_lr, betas=config.adam_betas, weight_decay=0.0, fused=on_gpu
+            [network.embed, network.norms],
+            lr=config.adam_lr,
+            betas=config.adam_betas,
+            weight_decay=0.0,
+            fused=on_gpu,
         )
 
     @torch.no_grad()

@@ -15,7 +15,15 @@ from longspan.reference.feed import Feed
 from longspan.reference.rows import RowMaker
 from longspan.reference.shards import read_shards, write_corpus
 from longspan.reference.tokenizer import load_tokenizer, train_tokenizer
-from longspan.reference.train import Progress, Trainer, load_checkpoint, peek_step, pick_device, run, save_checkpoint
+from longspan.reference.train import (
+    Progress,
+    Trainer,
+    load_checkpoint,
+    peek_step,
+    pick_device,
+    run,
+    save_checkpoint,
+)
 
 TOKENIZER_SLICE_CHARACTERS = 20_000
 TOKENIZER_STRIDE_CHARACTERS = 100_000
@@ -53,10 +61,15 @@ def train_piece(
     seconds: float | None,
     workers: int,
     start_from: Path | None = None,
+    fit: bool = False,
     started: float | None = None,
     stream: bool = True,
 ) -> Progress:
-    """Train one piece of at most `seconds` (counted from `started`), write the checkpoint and the exported model to `out`.
+    """Train one piece of at most `seconds`, counted from `started`; write checkpoint and exported model to `out`.
+
+    Args:
+        start_from: exported model to begin with instead of random weights. fit: learning rate to zero at `seconds`.
+        workers: processes that make data.
 
     Raises:
         ValueError: shards are missing, or `resume` finds no fitting checkpoint.
@@ -82,7 +95,7 @@ def train_piece(
         if stream:
             print(json.dumps({"at": round(time.monotonic() - started, 1), **record}), flush=True)
 
-    progress = run(trainer, feed, start, deadline=deadline, report=report)
+    progress = run(trainer, feed, start, deadline=deadline, fit=fit and seconds is not None, report=report)
     feed.close()
     save_checkpoint(out, trainer.network, trainer.optimizer, progress, config)
     card = {
@@ -92,7 +105,10 @@ def train_piece(
         "seconds": round(progress.seconds),
         "seed": config.seed,
         "peak": config.peak,
-        "corpus_tokens": {"books": int(len(books.tokens)), "python": int(len(python.tokens)) if has_python else 0},
+        "corpus_tokens": {
+            "books": int(len(books.tokens)),
+            "python": int(len(python.tokens)) if has_python else 0,
+        },
         "history": progress.history,
     }
     export(trainer.network, tokenizer, out / "model", card=card)

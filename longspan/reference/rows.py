@@ -1,8 +1,8 @@
 """Training rows in token space: book text, and conversations about needles hidden in it.
 
-Everything is put together from token ids. Words carry their leading space, so the pieces join at the same tokens that the
-joined text would give. A row holds bos, the context, then `\\n\\n{question}\\nAnswer:`, ` {answer}`, eos for each turn, and
-more book text to its end.
+Everything is put together from token ids. Words carry their leading space, so the pieces join at the same tokens that
+the joined text would give. A row holds bos, the context, then `\\n\\n{question}\\nAnswer:`, ` {answer}`, eos for each
+turn, and more book text to its end.
 """
 
 import random
@@ -61,10 +61,15 @@ class RowMaker:
         size = len(tokenizer)
         words = [tokenizer.decode([index]) for index in range(size)]
         index_of = {word: index for index, word in reversed(list(enumerate(words)))}
-        ends = np.array([word.rstrip(_CLOSING)[-1:] in (".", "!", "?") and word.strip() != "" for word in words])
+        ends = np.array(
+            [word.rstrip(_CLOSING)[-1:] in (".", "!", "?") and word.strip() != "" for word in words]
+        )
         self.newline = np.array([word.startswith("\n") and word.strip() == "" for word in words])
         spaced = [word.startswith(" ") and len(word) > 1 and not word[1].isspace() for word in words]
-        opens = [good and (word[1].isupper() or word[1] in "\"'(\u201c\u2018") for good, word in zip(spaced, words, strict=True)]
+        opens = [
+            good and (word[1].isupper() or word[1] in "\"'(\u201c\u2018")
+            for good, word in zip(spaced, words, strict=True)
+        ]
         self.stripped = np.array(
             [index_of.get(word[1:], -1) if good else -1 for good, word in zip(spaced, words, strict=True)]
         )
@@ -110,7 +115,11 @@ class RowMaker:
         return np.resize(source.tokens[start : start + length], length)
 
     def _task_row(self, rng: random.Random, length: int) -> Row | None:
-        used = length - rng.randrange(max(2, length // 32)) if rng.random() < 0.6 else rng.randint(length // 2, length)
+        used = (
+            length - rng.randrange(max(2, length // 32))
+            if rng.random() < 0.6
+            else rng.randint(length // 2, length)
+        )
         episode = draw_episode(rng, Room(tokens=used - 16, count=self._count))
         if not episode.puzzles:
             return self._quote_row(rng, length, used)
@@ -120,7 +129,9 @@ class RowMaker:
         turns = self._encode_turns(list(episode.puzzles), rng, context.ready)
         return self._finish(episode.kind, context.tokens, context.weights, turns, rng, length)
 
-    def _encode_turns(self, puzzles: list[Puzzle], rng: random.Random, ready: bool) -> list[tuple[list[int], list[int]]]:
+    def _encode_turns(
+        self, puzzles: list[Puzzle], rng: random.Random, ready: bool
+    ) -> list[tuple[list[int], list[int]]]:
         if not ready:
             rng.shuffle(puzzles)
         return [self._turn(puzzle) for puzzle in puzzles]
@@ -194,7 +205,9 @@ class RowMaker:
         at: dict[int, list[list[int]]] = {}
         for group, ordered in needles:
             wished = [rng.randint(0, len(body)) for _ in group]
-            chosen = [int(places[min(np.searchsorted(places, wish), len(places) - 1)]) for wish in wished]
+            chosen = [
+                int(places[min(int(np.searchsorted(places, wish)), len(places) - 1)]) for wish in wished
+            ]
             for ids, place in zip(group, sorted(chosen) if ordered else chosen, strict=True):
                 at.setdefault(place, []).append(ids)
         newline = self._encode("\n")
@@ -236,8 +249,14 @@ class RowMaker:
             return None
         first, last = rng.choice(spans)
         seen = rng.randint(5, 8)
-        ask = rng.choice(("How does the sentence go on that begins with:", "Continue the sentence from the text:"))
-        asked = [*self._encode(f"\n\n{ask}"), *map(int, body[first : first + seen]), *self._encode("\nAnswer:")]
+        ask = rng.choice(
+            ("How does the sentence go on that begins with:", "Continue the sentence from the text:")
+        )
+        asked = [
+            *self._encode(f"\n\n{ask}"),
+            *map(int, body[first : first + seen]),
+            *self._encode("\nAnswer:"),
+        ]
         reply = [*map(int, body[first + seen : last]), self.eos]
         context = np.concatenate([np.array([self.bos], dtype=np.uint16), body])
         weights = np.ones(len(context), dtype=np.uint8)

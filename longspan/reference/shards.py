@@ -54,7 +54,11 @@ def write_shard(path: Path, documents: Sequence[np.ndarray], *, bos: int) -> Non
 
 
 def write_corpus(
-    documents: Iterable[Document], tokenizer: PreTrainedTokenizerFast, folder: Path, *, shard_tokens: int = 5_000_000
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    *,
+    shard_tokens: int = 5_000_000,
 ) -> int:
     """Tokenise `documents` into shards under `folder`; returns the number of tokens written."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +68,9 @@ def write_corpus(
 
     def flush(kind: str) -> None:
         if pending.get(kind):
-            write_shard(folder / f"{kind}-{counts.get(kind, 0):02d}.xz", pending[kind], bos=tokenizer.bos_token_id)
+            write_shard(
+                folder / f"{kind}-{counts.get(kind, 0):02d}.xz", pending[kind], bos=tokenizer.bos_token_id
+            )
             counts[kind] = counts.get(kind, 0) + 1
             pending[kind] = []
 
@@ -92,7 +98,9 @@ def read_shards(folders: Iterable[Path], kind: str, *, bos: int, processes: int 
     """
     paths = sorted(path for folder in folders for path in folder.rglob(f"{kind}-*.xz"))
     if not paths:
-        raise ValueError(f"no {kind!r} shards found; make them first with `longspan train reference --text DIR`")
+        raise ValueError(
+            f"no {kind!r} shards found; make them first with `longspan train reference --text DIR`"
+        )
     if len(paths) == 1 or processes == 1:
         parts = [_read_shard(path) for path in paths]
     else:

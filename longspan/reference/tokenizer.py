@@ -20,7 +20,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], *, vocabulary_size: int = VOCABULARY_SIZE
+) -> PreTrainedTokenizerFast:
     """Train the BPE on `texts` and wrap it with bos, eos, pad and the chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

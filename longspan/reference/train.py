@@ -40,7 +40,9 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def save_checkpoint(folder: Path, network: Network, optimizer: Optimizer, progress: Progress, config: RecipeConfig) -> None:
+def save_checkpoint(
+    folder: Path, network: Network, optimizer: Optimizer, progress: Progress, config: RecipeConfig
+) -> None:
     """Write weights, optimiser state, step and schedule to one file; the old one stays until the new one is whole."""
     state = {
         "network": network.state_dict(),
@@ -64,7 +66,9 @@ def load_checkpoint(folder: Path, network: Network, optimizer: Optimizer, config
         raise ValueError(f"nothing to resume: {str(path)!r} does not exist; start without --resume")
     state = torch.load(path, map_location=network.embed.device, weights_only=True)
     if state["config"] != _fingerprint(config):
-        raise ValueError(f"{str(path)!r} belongs to a run with other settings; resume with the same ones or start anew")
+        raise ValueError(
+            f"{str(path)!r} belongs to a run with other settings; resume with the same ones or start anew"
+        )
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
@@ -78,7 +82,9 @@ def _fingerprint(config: RecipeConfig) -> str:
 def peek_step(folder: Path) -> int:
     """The step at which the checkpoint in `folder` stands; 0 without one."""
     path = folder / CHECKPOINT
-    return torch.load(path, map_location="cpu", weights_only=True)["progress"]["step"] if path.is_file() else 0
+    return (
+        torch.load(path, map_location="cpu", weights_only=True)["progress"]["step"] if path.is_file() else 0
+    )
 
 
 def answer_accuracy(batch: StepData, predicted: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -100,7 +106,9 @@ def fastest_attention(config: RecipeConfig, device: torch.device) -> SDPBackend:
     shape, (length, rows) = config.shape, max(config.buckets)
     heads = (shape.query_heads, shape.kv_heads, shape.kv_heads)
     q, k, v = (
-        torch.randn(rows, length, num, shape.head_dim, device=device, dtype=torch.bfloat16).transpose(1, 2).requires_grad_()
+        torch.randn(rows, length, num, shape.head_dim, device=device, dtype=torch.bfloat16)
+        .transpose(1, 2)
+        .requires_grad_()
         for num in heads
     )
     times: dict[SDPBackend, float] = {}
@@ -116,8 +124,15 @@ def fastest_attention(config: RecipeConfig, device: torch.device) -> SDPBackend:
         except RuntimeError:  # a backend that does not take these shapes on this GPU
             times.pop(backend, None)
     if not times:
-        raise RuntimeError("neither cuDNN nor flash attention takes grouped heads on this GPU; use torch 2.11 or newer")
-    print(json.dumps({"attention_seconds": {backend.name: round(spent, 5) for backend, spent in times.items()}}), flush=True)
+        raise RuntimeError(
+            "neither cuDNN nor flash attention takes grouped heads on this GPU; use torch 2.11 or newer"
+        )
+    print(
+        json.dumps(
+            {"attention_seconds": {backend.name: round(spent, 5) for backend, spent in times.items()}}
+        ),
+        flush=True,
+    )
     return min(times, key=lambda backend: times[backend])
 
 
@@ -135,7 +150,10 @@ class Trainer:
         self.lengths = list(config.buckets)
         self.cos, self.sin = rotary_table(config.shape, self.lengths, device)
         self.attention = fastest_attention(config, device) if on_gpu else SDPBackend.FLASH_ATTENTION
-        lasts = np.cumsum(np.repeat([length for length, _ in self.lengths], [rows for _, rows in self.lengths])) - 1
+        lasts = (
+            np.cumsum(np.repeat([length for length, _ in self.lengths], [rows for _, rows in self.lengths]))
+            - 1
+        )
         self.lasts = torch.from_numpy(lasts).to(device)
 
     def _to_device(self, batch: StepData) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -148,13 +166,13 @@ class Trainer:
         weights[self.lasts] = 0.0
         return tokens, tokens.roll(-1), weights
 
-    def step(self, batch: StepData) -> tuple[torch.Tensor, torch.Tensor]:
-        """One optimiser step. Returns mean loss of plain text and of answers, on the device."""
+    def step(self, batch: StepData, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step at `share` of the learning rates. Returns mean loss of plain text and of answers, on the device."""
         tokens, targets, weights = self._to_device(batch)
         with sdpa_kernel(self.attention):
             loss, losses = self.network.loss(tokens, targets, weights, self.lengths, self.cos, self.sin)
             loss.backward()
-        self.optimizer.step(self.config.rate(batch.step))
+        self.optimizer.step(share)
         text, answers = (weights == 1).float(), (weights > 1).float()
         return (losses * text).sum() / text.sum(), (losses * answers).sum() / answers.sum().clamp_min(1)
 
@@ -168,11 +186,21 @@ class Trainer:
 
 
 def run(
-    trainer: Trainer, feed: Feed, start: Progress, *, deadline: float, report: Callable[[dict[str, Any]], None]
+    trainer: Trainer,
+    feed: Feed,
+    start: Progress,
+    *,
+    deadline: float,
+    fit: bool,
+    report: Callable[[dict[str, Any]], None],
 ) -> Progress:
-    """Train until the schedule ends or `time.monotonic()` passes `deadline`."""
+    """Train until the schedule ends or `time.monotonic()` passes `deadline`.
+
+    With `fit`, the learning rate falls to zero at the deadline instead of at the last planned step.
+    """
     config = trainer.config
     history, began = list(start.history), time.monotonic()
+    first_step_done = began
     last_log, step = (began, start.step), start.step
     exact: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for batch in feed:
@@ -183,11 +211,16 @@ def run(
             for name, (right, count) in trainer.measure(batch).items():
                 exact[name][0] += right
                 exact[name][1] += count
-        text, answers = trainer.step(batch)
+        left = (deadline - time.monotonic()) / (deadline - first_step_done) if fit else 1.0
+        share = config.peak * min((step + 1) / config.warmup_steps, left) if fit else config.rate(step)
+        text, answers = trainer.step(batch, max(0.0, share))
         step += 1
+        if step == start.step + 1:  # the first step compiles: its time is no measure of the others'
+            text.item()
+            first_step_done = time.monotonic()
         if step % LOG_EVERY == 0 or step == config.total_steps:
             now = time.monotonic()
-            record = {
+            record: dict[str, Any] = {
                 "step": step,
                 "text_loss": round(text.item(), 4),
                 "answer_loss": round(answers.item(), 4),

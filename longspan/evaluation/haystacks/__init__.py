@@ -13,7 +13,9 @@ from weakref import WeakKeyDictionary
 TokenizerLike = Any
 """A transformers tokenizer, fast (with offsets) or slow."""
 
-_SENTENCE_END = re.compile(r"(?:(?<=[.!?:;])|(?<=[.!?][\"')\]\u201d\u2019]))(?=\s+[\"'(\[\u201c\u2018A-Z0-9])|(?=\n\s*\n)(?<=\S)")
+_SENTENCE_END = re.compile(
+    r"(?:(?<=[.!?:;])|(?<=[.!?][\"')\]\u201d\u2019]))(?=\s+[\"'(\[\u201c\u2018A-Z0-9])|(?=\n\s*\n)(?<=\S)"
+)
 _MAX_SENTENCE_CHARACTERS = 400
 
 
@@ -58,7 +60,7 @@ class Haystack:
     def slice(self, num_tokens: int, tokenizer: TokenizerLike, rng: random.Random) -> list[str]:
         """Sentences, in order, from a random start, of at most `num_tokens` tokens together.
 
-        The last is cut at a word if that is needed to come within 40 tokens of the wish.
+        The last is cut at a word if that is needed to come within 4 tokens of the wish.
         """
         ends = self._token_ends(tokenizer)
         total = ends[-1]
@@ -66,13 +68,15 @@ class Haystack:
         before = ends[start - 1] if start else 0
         rounds, rest = divmod(before + num_tokens, total)
         last = bisect.bisect_right(ends, rest)
-        chosen = [*self.sentences[start:], *(list(self.sentences) * (rounds - 1)), *self.sentences[:last]] if rounds else [
-            *self.sentences[start:last]
-        ]
+        chosen = (
+            [*self.sentences[start:], *(list(self.sentences) * (rounds - 1)), *self.sentences[:last]]
+            if rounds
+            else [*self.sentences[start:last]]
+        )
         if rounds:
             self._separate_rounds(chosen, len(self.sentences) - start)
         gap = rest - (ends[last - 1] if last else 0)
-        if not chosen or gap > 40:
+        if not chosen or gap > 4:
             chosen.append(self._cut(self.sentences[last % len(self.sentences)], gap, tokenizer))
         return chosen
 
@@ -102,7 +106,9 @@ def _cumulative_tokens(sentences: Sequence[str], tokenizer: TokenizerLike) -> li
     for first in range(0, len(sentences), 4096):
         batch = list(sentences[first : first + 4096])
         if backend is not None:
-            counts = [len(encoding.ids) for encoding in backend.encode_batch_fast(batch, add_special_tokens=False)]
+            counts = [
+                len(encoding.ids) for encoding in backend.encode_batch_fast(batch, add_special_tokens=False)
+            ]
         else:
             counts = [count_tokens(tokenizer, sentence) for sentence in batch]
         for count in counts:

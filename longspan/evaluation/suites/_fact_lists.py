@@ -61,7 +61,9 @@ MONTHS = "January February March April May June July August September October No
 SHIPS = "Albatross Arcturus Bellerophon Calliope Cormorant Dauntless Endeavour Esperanza Galatea Halcyon Hesperus Intrepid Kingfisher Leviathan Marigold Meridian Nautilus Nightjar Orion Pelican Perseverance Petrel Polaris Resolute Sandpiper Seraphim Tempest Valkyrie Windhover Zephyr".split()
 LANGUAGES = "Basque Breton Catalan Cornish Czech Danish Dutch Estonian Finnish Flemish French Gaelic German Greek Hebrew Hungarian Icelandic Irish Italian Latin Latvian Maltese Norwegian Persian Polish Portuguese Romanian Russian Sanskrit Spanish Swedish Turkish Welsh".split()
 PROJECTS = "Aurora Basilisk Cascade Chimera Comet Cobalt Dragonfly Eclipse Falcon Firefly Glacier Granite Harvest Horizon Hydra Jupiter Lantern Lighthouse Magnolia Mercury Monsoon Nebula Obsidian Onyx Osprey Phoenix Quartz Saffron Sapphire Sequoia Solstice Sparrow Thunder Titan Topaz Tundra Vortex Zenith".split()
-THINGS = "account,archive,barn door,boat,cabin,chest,club,cottage,cupboard,estate,gate,greenhouse,hotel,laboratory,library,locker,mine,museum,north gate,observatory,office,old mill,safe,school,server,ship,station,storeroom,strongroom,theatre,vault,warehouse,wine cellar".split(",")
+THINGS = "account,archive,barn door,boat,cabin,chest,club,cottage,cupboard,estate,gate,greenhouse,hotel,laboratory,library,locker,mine,museum,north gate,observatory,office,old mill,safe,school,server,ship,station,storeroom,strongroom,theatre,vault,warehouse,wine cellar".split(
+    ","
+)
 
 
 SUBJECTS = (

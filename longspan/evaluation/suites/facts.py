@@ -22,7 +22,8 @@ CARD: dict[str, Any] = {
 }
 
 ORDINALS = tuple(
-    f"{day}{'th' if 10 < day < 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}" for day in range(1, 29)
+    f"{day}{'th' if 10 < day < 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
+    for day in range(1, 29)
 )
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -78,7 +79,9 @@ def draw_facts(
             pattern = rng.choice(patterns)
             statement = rng.randrange(len(pattern.statements))
             question = rng.randrange(len(pattern.questions))
-        slots = set(_SLOT.findall(pattern.statements[statement] + pattern.questions[question] + pattern.answer))
+        slots = set(
+            _SLOT.findall(pattern.statements[statement] + pattern.questions[question] + pattern.answer)
+        )
         filled = {slot: _fill(slot, rng) for slot in sorted(slots)}
         fact = Fact(
             statement=with_article(pattern.statements[statement].format(**filled)),
@@ -122,4 +125,8 @@ def unseen(rng: random.Random, room: Room) -> Puzzle:
     return fact_puzzle(draw_facts(1, rng, held_out=True), rng)
 
 
-TASKS: dict[str, Task] = {"single": Task(make=single), "several": Task(make=several), "unseen": Task(make=unseen)}
+TASKS: dict[str, Task] = {
+    "single": Task(make=single),
+    "several": Task(make=several),
+    "unseen": Task(make=unseen),
+}

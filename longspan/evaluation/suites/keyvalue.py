@@ -73,7 +73,9 @@ def _eight_magic(kind: str, values: list[str], rng: random.Random) -> Puzzle:
     return Puzzle(
         needles=needles,
         evidence=(needles[asked],),
-        question=f"What is the special magic {kind.removesuffix('s')} for {keys[asked]} mentioned in the provided text?",
+        question=(
+            f"What is the special magic {kind.removesuffix('s')} for {keys[asked]} mentioned in the provided text?"
+        ),
         references=(values[asked],),
         answer=f"{values[asked]}.",
         max_new_tokens=24,

@@ -65,7 +65,7 @@ def distinct(make: Callable[[random.Random], str], count: int, rng: random.Rando
 
 
 def join_words(items: list[str]) -> str:
-    """"a", "a, and b", "a, b, and c": as RULER writes several keys."""
+    """ "a", "a, and b", "a, b, and c": as RULER writes several keys."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + ", and " + items[-1]
 
 
@@ -75,7 +75,13 @@ def magic_needle(kind: str, key: str, value: str) -> str:
 
 
 def niah(
-    *, keys: int = 1, values: int = 1, queries: int = 1, key: str = "words", value: str = "numbers", lines: bool = False
+    *,
+    keys: int = 1,
+    values: int = 1,
+    queries: int = 1,
+    key: str = "words",
+    value: str = "numbers",
+    lines: bool = False,
 ) -> Callable[[random.Random, Room], Puzzle]:
     """A maker of needle tasks: `keys` keys with `values` values each, `queries` of the keys asked for.
 
@@ -116,7 +122,9 @@ def niah(
 def _needle_lines(key: str, value: str, room: Room, rng: random.Random) -> Haystack:
     sample = magic_needle(value, MAKERS[key](rng), MAKERS[value](rng))
     count = room.tokens // max(8, room.count(sample) // 2) + 8
-    return Haystack("\n\n".join(magic_needle(value, MAKERS[key](rng), MAKERS[value](rng)) for _ in range(count)))
+    return Haystack(
+        "\n\n".join(magic_needle(value, MAKERS[key](rng), MAKERS[value](rng)) for _ in range(count))
+    )
 
 
 def variable_tracking(rng: random.Random, room: Room) -> Puzzle:
@@ -141,6 +149,10 @@ def variable_tracking(rng: random.Random, room: Room) -> Puzzle:
     )
 
 
+def _numbered(words: list[str]) -> str:
+    return " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
+
+
 def common_words(rng: random.Random, room: Room) -> Puzzle:
     """Ten words occur 30 times in a numbered list, the others 3 times (6 and 1 under 4,096 tokens): name the ten."""
     often, seldom = (30, 3) if room.tokens >= 4000 else (6, 1)
@@ -150,26 +162,33 @@ def common_words(rng: random.Random, room: Room) -> Puzzle:
     )
     question = "Question: What are the 10 most common words in the above list?"
     prefix = "The top 10 words that appear most often in the list are:"
-    limit = room.tokens - 120 - sum(room.count(part) + 2 for part in (head, question, prefix))
+    limit = room.tokens - 120 - sum(room.count(part) + 2 for part in (question, prefix))
     vocabulary = list(dict.fromkeys((*word_list("noun"), *word_list("adjective"), *word_list("verb"))))
     rng.shuffle(vocabulary)
     common, rest = vocabulary[:10], vocabulary[10:]
     costs = sum(room.count(" " + word) + 6 for word in common)
     often = min(often, limit // (costs + costs // 3))
     if often < 2:
-        raise ValueError(f"cwe needs more than {room.tokens} tokens to repeat ten words; ask for 1024 or more")
-    used = often * costs
-    words = common * often
-    for word in itertools.cycle(rest):
-        used += seldom * (room.count(" " + word) + 2 + len(str(len(words) + seldom)))
-        if used > limit:
+        raise ValueError(
+            f"cwe needs more than {room.tokens} tokens to repeat ten words; ask for 1024 or more"
+        )
+    budget = float(limit)
+    for _ in range(4):
+        words, used = common * often, float(room.count(head) + often * costs)
+        for word in itertools.cycle(rest):
+            used += seldom * (room.count(" " + word) + 2 + len(str(len(words) + seldom)))
+            if used > budget:
+                break
+            words += [word] * seldom
+        rng.shuffle(words)
+        context = head + _numbered(words)
+        made = room.count(context)
+        if 0.99 * limit <= made <= limit:
             break
-        words += [word] * seldom
-    rng.shuffle(words)
-    context = head + " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
+        budget *= 0.997 * limit / made
     while room.count(context) > limit:
         words.remove(next(word for word in words if word not in common))
-        context = head + " ".join(f"{number}. {word}" for number, word in enumerate(words, start=1))
+        context = head + _numbered(words)
     common.sort(key=words.index)
     return Puzzle(
         needles=(),
@@ -177,7 +196,7 @@ def common_words(rng: random.Random, room: Room) -> Puzzle:
         question=question,
         answer_prefix=prefix,
         references=tuple(common),
-        answer=" ".join(f"{number}. {word}" for number, word in enumerate(common, start=1)),
+        answer=_numbered(common),
         max_new_tokens=120,
     )
 
@@ -193,7 +212,7 @@ def frequent_words(rng: random.Random, room: Room) -> Puzzle:
         "What are the three most frequently appeared words in the above coded text?"
     )
     prefix = "According to the coded text above, the three most frequently appeared words are:"
-    limit = room.tokens - 50 - sum(room.count(part) + 2 for part in (head, question, prefix))
+    limit = room.tokens - 50 - sum(room.count(part) + 2 for part in (question, prefix))
     if limit < 100:
         raise ValueError(f"fwe needs more than {room.tokens} tokens; ask for 400 or more")
     vocabulary = distinct(
@@ -203,16 +222,16 @@ def frequent_words(rng: random.Random, room: Room) -> Puzzle:
     weights = [1 / rank**2 for rank in range(1, len(vocabulary) + 2)]
     zeta = 1.6449340668482264
     num_words = int(limit * zeta / sum(weight * cost for weight, cost in zip(weights, costs, strict=True)))
-    while True:
+    for _ in range(20):
         words: list[str] = []
         for word, weight in zip(["...", *vocabulary], weights, strict=True):
             words += [word] * int(num_words * weight / zeta)
         rng.shuffle(words)
         context = head + " ".join(words)
-        excess = room.count(context) - limit
-        if excess <= 0:
+        made = room.count(context)
+        if 0.985 * limit <= made <= limit:
             break
-        num_words -= max(1, int(excess * num_words / limit))
+        num_words = int(num_words * 0.995 * limit / made)
     top = vocabulary[:3]
     return Puzzle(
         needles=(),

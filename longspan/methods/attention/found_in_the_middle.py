@@ -22,7 +22,8 @@ from the text as it is); the dummy is made of the text's own tokens, taken at ev
 sinks) belong to no document.
 
 Fails when: an answer needs several documents at once (the temperature makes alpha nearly one-hot), or place itself
-matters, as with the last of several updates.
+matters, as with the last of several updates. A model that finds facts anywhere gains nothing: in the reference model
+calibrated attention ranks the right document first far more often than plain attention, but answers do not get better.
 
     model = longspan.load("reference", methods="found_in_the_middle(document_tokens=100)")
     model.read(text).ask("Who keeps the lantern?")
@@ -56,12 +57,13 @@ CARD = {
     "frees": "no",
     "needs": ["about two more readings of the text before each question"],
     "claim": {
-        "text": "with the bias of places taken out of attention, one fact among eight is found no less often",
+        "text": "attention redistributed by calibrated relevance alone answers about one fact among eight as well, "
+        "within 10 points, in a model that is not lost in the middle",
         "spec": "found_in_the_middle",
         "task": "keys8_facts",
-        "length_tokens": 4096,
+        "length_tokens": 2048,
         "against": "dense",
-        "margin": 0.0,
+        "margin": -0.1,
     },
     "tolerances": {
         "left_padding": "measures a context before each question, which generate() does not have apart from its "
@@ -132,10 +134,26 @@ class FoundInTheMiddle(Steering):
 
     def prepare(self, reader: Reader, run: Any, question_ids: Tensor) -> dict[int, Any]:
         """Per calibrated layer, what to add to the logits of the text's tokens, by position: float32 `[1, n]`."""
-        ids = run.ids
-        documents = self.documents(ids)
+        documents = self.documents(run.ids)
         if len(documents) < 2:
             return {}
+        plain, dummy, owner = self.measure(reader, run, question_ids, documents)
+        lengths = torch.bincount(owner, minlength=len(documents) + 1)[:-1]
+        factors = self.factors(plain, dummy, lengths)
+        bias = torch.cat([factors, factors.new_zeros(1)])[owner][None]
+        first = reader.info.num_layers - (self.last_layers or (reader.info.num_layers + 1) // 2)
+        return {layer.index: bias for layer in reader.info.open_layers if layer.index >= first}
+
+    def measure(
+        self, reader: Reader, run: Any, question_ids: Tensor, documents: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention per token that the question's last token pays, over heads and layers.
+
+        Returns:
+            On each document `[K]`, on a dummy in each document's place `[K]`, and the document of each token of the
+            text `[n]`, K for none. The difference of the first two is the paper's calibrated attention.
+        """
+        ids = run.ids
         lengths = torch.tensor([stop - start for start, stop in documents], device=reader.info.device)
         owner = torch.full((len(ids),), len(documents), device=lengths.device)
         owner[documents[0][0] :] = torch.arange(len(documents), device=lengths.device).repeat_interleave(
@@ -148,10 +166,7 @@ class FoundInTheMiddle(Steering):
         reader.give_back(branch, run)
         plain = _average(asked.mass) / lengths
         dummy = _average(self._dummy_mass(reader, ids, documents, asked)) / lengths
-        factors = self.factors(plain, dummy, lengths)
-        bias = torch.cat([factors, factors.new_zeros(1)])[owner][None]
-        first = reader.info.num_layers - (self.last_layers or (reader.info.num_layers + 1) // 2)
-        return {layer.index: bias for layer in reader.info.open_layers if layer.index >= first}
+        return plain, dummy, owner
 
     def factors(self, plain: Tensor, dummy: Tensor, lengths: Tensor) -> Tensor:
         """Log of the factor on each document's attention, from attention per token on it and on its dummy: `[K]`."""

@@ -13,7 +13,11 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from longspan.engine.api import applied, load
 from longspan.engine.model import SpanModel
+from longspan.engine.prompt import Prompt, encode
 from longspan.errors import SpecError
+from longspan.evaluation.haystacks.pydoc import pydoc_haystack
+from longspan.evaluation.sample import make_sample
+from longspan.evaluation.suites.keyvalue import TASKS
 from longspan.methods.attention.found_in_the_middle import FoundInTheMiddle
 from tests.models import random_ids, random_model, word_tokenizer, words
 
@@ -253,3 +257,33 @@ def test_generate_is_refused() -> None:
 def test_bad_settings_are_refused(spec: str, message: str) -> None:
     with pytest.raises((ValueError, SpecError), match=message):
         load(random_model(), spec)
+
+
+@pytest.mark.slow
+def test_calibrated_attention_ranks_the_right_document_first_in_the_reference_model() -> None:
+    """The ranking claim of the paper: plain attention favours the last document, calibrated finds the fact."""
+    model = load("reference", "found_in_the_middle")
+    (method,) = (scoped.method for scoped in model.plan.methods)
+    assert isinstance(method, FoundInTheMiddle)
+    haystack, first = pydoc_haystack(), {"plain": 0, "calibrated": 0}
+    for seed in range(4):
+        sample = make_sample(
+            TASKS["keys8_facts"],
+            name="keys8_facts",
+            haystack=haystack,
+            length_tokens=2400,
+            tokenizer=model.tokenizer,
+            seed=seed,
+            depth=0.5,
+        )
+        run = model.read(sample.context, progress=False).run
+        question = encode(
+            model.tokenizer, Prompt.of(model.tokenizer).question(sample.question, sample.answer_prefix)
+        )
+        documents = method.documents(run.ids)
+        plain, dummy, _ = method.measure(model.reader(), run, question, documents)
+        for name, scores in (("plain", plain), ("calibrated", plain - dummy)):
+            start, stop = documents[int(scores.argmax())]
+            around = model.tokenizer.decode(run.ids[max(0, start - 20) : stop + 20])
+            first[name] += sample.references[0] in around and sample.evidence[0][:20] in around
+    assert first["calibrated"] >= 3 and first["plain"] == 0, first
