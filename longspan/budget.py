@@ -6,7 +6,9 @@ from __future__ import annotations
 def check_keep(keep: float | int, *, name: str = "keep") -> None:
     """Raise ValueError unless `keep` is a fraction in (0, 1] or a whole number of tokens >= 2."""
     if isinstance(keep, bool) or not isinstance(keep, int | float):
-        raise ValueError(f"got {name}={keep!r}; give a fraction such as {name}=0.25 or a number of tokens such as {name}=1024")
+        raise ValueError(
+            f"got {name}={keep!r}; give a fraction such as {name}=0.25 or a number of tokens such as {name}=1024"
+        )
     fraction = 0 < keep <= 1
     tokens = keep >= 2 and float(keep).is_integer()
     if not (fraction or tokens):

@@ -54,7 +54,11 @@ class Rope:
         from transformers import LlamaConfig
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-        given = {"rope_theta": self.theta, "original_max_position_embeddings": self.window_tokens, **parameters}
+        given = {
+            "rope_theta": self.theta,
+            "original_max_position_embeddings": self.window_tokens,
+            **parameters,
+        }
         config = LlamaConfig(
             hidden_size=self.rotary_dims,
             num_attention_heads=1,
@@ -177,7 +181,9 @@ class Method:
 
     def claims(self) -> frozenset[str]:
         """Exclusive roles this instance takes; two methods claiming one role on one layer do not combine."""
-        return frozenset(role.__name__ for role in (Positions, Selection, Storage, Reading) if isinstance(self, role))
+        return frozenset(
+            role.__name__ for role in (Positions, Selection, Storage, Reading) if isinstance(self, role)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,22 +230,21 @@ class Storage(Method):
         return (tuple(range(layer.num_kv_heads)),)
 
     def observe(self, step: Step) -> None:
-        """See a step's queries and keys right after attention, to remember what `keep` needs."""
+        """See a step's queries and keys right after attention, to remember what `compact` needs."""
 
-    def keep(
-        self, layer: LayerInfo, store: ScoredKeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
+    def compact(
+        self,
+        layer: LayerInfo,
+        store: ScoredKeyView,
+        state: dict[str, Any],
+        *,
+        event: Literal["chunk", "read", "token"],
     ) -> Tensor | None:
         """Places to keep, int64 `[B, 1 or k, n]` ascending (-1 pads), or None to keep all.
 
         event: "chunk" after each chunk of a text, "read" once after its end, "token" after each later step.
         """
         return None
-
-    def compact(
-        self, layer: LayerInfo, store: ScoredKeyView, state: dict[str, Any], *, event: Literal["chunk", "read", "token"]
-    ) -> Tensor | None:
-        """What the engine calls: `keep`, or a method's own where `keep` is the name of its budget."""
-        return self.keep(layer, store, state, event=event)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,9 @@ _EXTRA: dict[str, dict[str, Any]] = {
 FAMILIES = tuple(_EXTRA)
 
 
-def random_model(family: str = "Llama", *, num_layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def random_model(
+    family: str = "Llama", *, num_layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """A random model whose attention is far from uniform (query and key weights times 8)."""
     torch.manual_seed(seed)
     settings = {**_COMMON, **_EXTRA[family], "num_hidden_layers": num_layers}
@@ -65,7 +67,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     vocab = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {f"w{i}": i for i in range(3, VOCAB)}
     raw = Tokenizer(WordLevel(vocab, unk_token="<pad>"))
     raw.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
 
 
 def random_ids(num_tokens: int, seed: int = 0) -> torch.Tensor:

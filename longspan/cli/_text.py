@@ -31,7 +31,9 @@ def read_text(name: str) -> str:
             f"{shown} is not a text in UTF-8 (byte {error.start} does not fit); convert it to plain text first"
         ) from error
     if "\x00" in text:
-        raise UserInputError(f"{shown} looks like a binary file; give plain text (a PDF or a .docx has to be converted first)")
+        raise UserInputError(
+            f"{shown} looks like a binary file; give plain text (a PDF or a .docx has to be converted first)"
+        )
     if not text.strip():
         raise UserInputError(f"{shown} is empty; give a text with at least one word")
     return text

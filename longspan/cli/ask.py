@@ -10,16 +10,22 @@ import typer
 from longspan.cli._output import JSON_HELP
 
 REFERENCE = "reference"
-BEYOND_WINDOW = "lm_infinite(evict=false) + gemfilter"
+BEYOND_WINDOW = "tokenselect"
 
 
 def command(
     file: Annotated[str, typer.Argument(help="A text file, or - for standard input.")],
-    questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="One or more questions about the text.")],
-    model: Annotated[str, typer.Option(help="A hub id, a folder, or 'reference', the model that comes with longspan.")] = REFERENCE,
+    questions: Annotated[
+        list[str], typer.Argument(metavar="QUESTION...", help="One or more questions about the text.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A hub id, a folder, or 'reference', the model that comes with longspan.")
+    ] = REFERENCE,
     methods: Annotated[
         str | None,
-        typer.Option(help=f"Method spec; by default none, and {BEYOND_WINDOW!r} for a text beyond the model's window."),
+        typer.Option(
+            help=f"Method spec; by default none, and {BEYOND_WINDOW!r} for a text beyond the model's window."
+        ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 48,
     json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
@@ -35,13 +41,17 @@ def command(
     text = read_text(file)
     out = console()
     if model == REFERENCE:
-        out.print("Model: the bundled reference model (22M parameters, English, made for measuring); --model takes any other.", style="dim")
+        out.print(
+            "Model: the bundled reference model (22M parameters, English, made for measuring); --model takes any other.",
+            style="dim",
+        )
     span = load(model, methods)
     num_tokens = len(span.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     if methods is None and num_tokens + 512 > span.window_tokens:
         span = span.with_methods(BEYOND_WINDOW)
         out.print(
-            f"The text has {num_tokens:,} tokens, the model's window {span.window_tokens:,}: reading it with {BEYOND_WINDOW} (choose with --methods).",
+            f"The text has {num_tokens:,} tokens, the model's window {span.window_tokens:,}: "
+            f"reading it with {BEYOND_WINDOW} (choose with --methods).",
             style="dim",
         )
     context = span.read(text)
@@ -51,13 +61,17 @@ def command(
         out.print(f"\n[bold]{_plain(question)}[/bold]")
         out.print(_plain(answer.text) or "(no answer)", style="green")
         for source in answer.sources[:1]:
-            out.print(f"source (token {source.token:,} of {num_tokens:,}): {_plain(source.text)}", style="dim")
+            out.print(
+                f"source (token {source.token:,} of {num_tokens:,}): {_plain(source.text)}", style="dim"
+            )
         usage = answer.usage
         results.append(
             {
                 "question": question,
                 "answer": answer.text,
-                "sources": [{"text": s.text, "token": s.token, "weight": round(s.weight, 4)} for s in answer.sources],
+                "sources": [
+                    {"text": s.text, "token": s.token, "weight": round(s.weight, 4)} for s in answer.sources
+                ],
                 "seconds": usage.seconds,
                 "generated_tokens": usage.generated_tokens,
             }

@@ -28,10 +28,14 @@ LENGTHS = "4096,8192,16384,65536"
 
 def command(
     seed: Annotated[int, typer.Option(help="Decides the facts and where they are hidden.")] = 0,
-    methods: Annotated[list[str] | None, typer.Option(help="Spec to compare; give it several times. Default: six specs.")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option(help="Spec to compare; give it several times. Default: six specs.")
+    ] = None,
     lengths: Annotated[str, typer.Option(help="Text lengths in tokens.")] = LENGTHS,
     facts: Annotated[int, typer.Option(min=1, max=32, help="Facts hidden in each text.")] = 6,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time to spend; what would not fit is left out and said so.")] = 3.3,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time to spend; what would not fit is left out and said so.")
+    ] = 3.3,
     report: Annotated[Path, typer.Option(help="The HTML report.")] = Path("longspan-demo.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
 ) -> None:
@@ -59,11 +63,21 @@ def command(
         f"reference, in which {facts} facts are hidden, and is asked for each. 'dense' is its own attention."
     )
     results: list[Result] = []
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} tokens"), TimeElapsedColumn())
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} tokens"),
+        TimeElapsedColumn(),
+    )
     task = bar.add_task("", total=None)
 
     def on_progress(spec: str, exam: Any, done: int) -> None:
-        bar.update(task, description=f"{exam.length_tokens // 1024}K {spec}", completed=done, total=exam.length_tokens)
+        bar.update(
+            task,
+            description=f"{exam.length_tokens // 1024}K {spec}",
+            completed=done,
+            total=exam.length_tokens,
+        )
 
     with Live(console=out, refresh_per_second=4) as live:
         live.update(bar)
@@ -71,7 +85,9 @@ def command(
             results.append(result)
             live.update(_group(_table(results), bar))
         live.update(_table(results))
-    left_out = [f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason]
+    left_out = [
+        f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason
+    ]
     for line in left_out:
         out.print(line, style="dim", markup=False)
     _show_one(out, results)
@@ -100,7 +116,9 @@ def _lengths(text: str) -> list[int]:
     try:
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise UserInputError(f"got --lengths {text!r}; give whole numbers of tokens, such as {LENGTHS}") from error
+        raise UserInputError(
+            f"got --lengths {text!r}; give whole numbers of tokens, such as {LENGTHS}"
+        ) from error
     if sizes[0] < 1024:
         raise UserInputError(f"got a length of {sizes[0]} tokens; give 1024 or more")
     return sizes
@@ -144,7 +162,9 @@ def _show_one(out: Any, results: list[Result]) -> None:
     for result in sorted(results, key=lambda r: -r.exam.length_tokens):
         for fact, answer, right in zip(result.exam.facts, result.answers, result.right, strict=False):
             if right and answer.sources:
-                out.print(f"\n{_tokens(result.exam.length_tokens)}, {result.spec}: {fact.question}", markup=False)
+                out.print(
+                    f"\n{_tokens(result.exam.length_tokens)}, {result.spec}: {fact.question}", markup=False
+                )
                 out.print(f"  answer: {answer.text}", markup=False, style="green")
                 out.print(f"  source: {answer.sources[0].text}\n", markup=False, style="dim")
                 return

@@ -50,7 +50,9 @@ def load(
     """
     if isinstance(model, PreTrainedModel):
         if dtype is not None or device is not None:
-            raise UserInputError("dtype and device are settings of loading; move the model yourself before longspan.load(model)")
+            raise UserInputError(
+                "dtype and device are settings of loading; move the model yourself before longspan.load(model)"
+            )
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         return _open(LoadedModel(model, tokenizer, name), methods, chunk_tokens)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -60,7 +62,9 @@ def load(
 
         loaded, found = load_reference(dtype=torch.float32 if kind is None else kind)
     else:
-        loaded, found = _from_pretrained(str(model), kind, local_files_only, trust_remote_code, tokenizer is None)
+        loaded, found = _from_pretrained(
+            str(model), kind, local_files_only, trust_remote_code, tokenizer is None
+        )
     return _open(LoadedModel(loaded.to(place), tokenizer or found, str(model)), methods, chunk_tokens)
 
 
@@ -99,7 +103,9 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, Any]:
     looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
     if looks_local and not (Path(name).expanduser() / "config.json").is_file():
-        raise UserInputError(f"{name} is not a model folder (it has no config.json); give a folder in Hugging Face format or a hub id")
+        raise UserInputError(
+            f"{name} is not a model folder (it has no config.json); give a folder in Hugging Face format or a hub id"
+        )
     where = {"trust_remote_code": trust, "local_files_only": bool(local_only) or looks_local}
     try:
         config = AutoConfig.from_pretrained(name, **where)

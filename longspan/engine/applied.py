@@ -34,7 +34,7 @@ class Applied:
     def __enter__(self) -> Applied:
         model = self.loaded.model
         self._generate = model.generate
-        model.generate = self._with_cache  # type: ignore[method-assign]
+        model.generate = self._with_cache
         self._handles = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True),
@@ -46,7 +46,7 @@ class Applied:
             handle.remove()
         model = self.loaded.model
         if self._had_generate:
-            model.generate = self._generate  # type: ignore[method-assign]
+            model.generate = self._generate
         else:
             del model.generate
         self.loaded.seam.detach()
@@ -63,7 +63,9 @@ class Applied:
             ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
             kwargs["past_key_values"] = self._new_cache(None if ids is None else ids.shape[1])
         elif not isinstance(kwargs["past_key_values"], SpanCache):
-            raise UserInputError("inside longspan.applied the cache is longspan's own; call generate without past_key_values")
+            raise UserInputError(
+                "inside longspan.applied the cache is longspan's own; call generate without past_key_values"
+            )
         return self._generate(*args, **kwargs)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -71,7 +73,9 @@ class Applied:
         if given is None:
             kwargs["past_key_values"], kwargs["use_cache"] = self._new_cache(None), True
         elif not isinstance(given, SpanCache):
-            raise UserInputError("inside longspan.applied the cache is longspan's own; call the model without past_key_values")
+            raise UserInputError(
+                "inside longspan.applied the cache is longspan's own; call the model without past_key_values"
+            )
         return args, kwargs
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -88,8 +92,11 @@ def _refuse_readings(plan: Plan) -> None:
             f"{reading[0]} reads a text in its own order, which generate() cannot do; "
             "use longspan.load(model, methods=...).read(text).ask(question)"
         )
-    steering = [s for s in plan.methods if isinstance(s.method, Steering)]
-    measuring = [s.name for s in steering if type(s.method).prepare is not Steering.prepare]
+    measuring = [
+        s.name
+        for s in plan.methods
+        if isinstance(s.method, Steering) and type(s.method).prepare is not Steering.prepare
+    ]
     if measuring:
         raise UserInputError(
             f"{measuring[0]} measures a context before each question, and generate() has no question apart from its "

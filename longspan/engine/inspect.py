@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longspan.engine.plan import Plan
-from longspan.engine.run import Run
+from longspan.engine.run import NewTokens, Run
 from longspan.engine.seam import SpanCache, find_attention_modules
 from longspan.errors import UnsupportedLayerError
 from longspan.roles import LayerInfo, ModelInfo, Rope
@@ -28,7 +28,9 @@ def inspect_model(model: PreTrainedModel, name: str) -> ModelInfo:
     """Read the layers of a causal language model. Raises UnsupportedLayerError where they are not plain attention."""
     config = model.config.get_text_config(decoder=True)
     if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedLayerError(f"{name} is an encoder-decoder model; longspan serves decoder-only causal language models")
+        raise UnsupportedLayerError(
+            f"{name} is an encoder-decoder model; longspan serves decoder-only causal language models"
+        )
     modules = find_attention_modules(model)
     if not all(getattr(module, "is_causal", True) for module in modules):
         raise UnsupportedLayerError(
@@ -67,10 +69,16 @@ def _layer(module: nn.Module, config: Any, model: PreTrainedModel, window: int) 
     types = getattr(config, "layer_types", None)
     layer_type = types[index] if types else None
     if layer_type not in (None, "full_attention", "sliding_attention"):
-        raise UnsupportedLayerError(f"layer {index} ({type(module).__name__}) is of type {layer_type}, which is not served yet")
+        raise UnsupportedLayerError(
+            f"layer {index} ({type(module).__name__}) is of type {layer_type}, which is not served yet"
+        )
     sliding = getattr(module, "sliding_window", None)
     if sliding is None and (layer_type == "sliding_attention" or layer_type is None):
-        sliding = getattr(config, "sliding_window", None) if layer_type or not hasattr(config, "use_sliding_window") else None
+        sliding = (
+            getattr(config, "sliding_window", None)
+            if layer_type or not hasattr(config, "use_sliding_window")
+            else None
+        )
     head_dim = int(getattr(module, "head_dim", config.hidden_size // config.num_attention_heads))
     return LayerInfo(
         index=index,
@@ -152,14 +160,17 @@ def layers_without_rotary(model: PreTrainedModel, plan: Plan) -> frozenset[int]:
     seen: dict[int, bool] = {}
 
     class Probe(Run):
-        def attend_layer(self, index, queries, keys, values, new, scale):  # noqa: ANN001, ANN202
+        def attend_layer(
+            self, index: int, queries: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scale: float
+        ) -> Tensor:
             rope = self.plan.layers[index].info.rope
             dims = rope.rotary_dims if rope else 0
             seen[index] = dims == 0 or bool(queries[..., :dims].abs().max() > 0)
             return values.repeat_interleave(queries.shape[1] // values.shape[1], dim=1)
 
     zero = [
-        module.register_forward_pre_hook(_zero_embeddings, with_kwargs=True) for module in find_attention_modules(model)
+        module.register_forward_pre_hook(_zero_embeddings, with_kwargs=True)
+        for module in find_attention_modules(model)
     ]
     try:
         cache = SpanCache(Probe(plan=plan, chunk_tokens=1))

@@ -89,7 +89,8 @@ def dense_like(plan: Plan, info: ModelInfo) -> Plan:
     """A dense plan that keeps keys before rotation in the same layers."""
     dense = build_plan(resolve(None), info)
     layers = tuple(
-        replace(plain, pre_rotary=wanted.pre_rotary) for plain, wanted in zip(dense.layers, plan.layers, strict=True)
+        replace(plain, pre_rotary=wanted.pre_rotary)
+        for plain, wanted in zip(dense.layers, plan.layers, strict=True)
     )
     return replace(dense, layers=layers)
 
@@ -102,7 +103,9 @@ class SpanModel:
         self.plan = loaded.plan(methods)
         self.chunk_tokens = chunk_tokens
         if chunk_tokens is not None and chunk_tokens < 1:
-            raise UserInputError(f"got chunk_tokens={chunk_tokens}; allowed is 1 or more (the default is 1024 on a CPU)")
+            raise UserInputError(
+                f"got chunk_tokens={chunk_tokens}; allowed is 1 or more (the default is 1024 on a CPU)"
+            )
 
     @property
     def name(self) -> str:
@@ -148,7 +151,10 @@ class SpanModel:
         )
 
     def read(
-        self, text: str | Tensor | Iterable[str] | Iterable[int], *, progress: bool | Callable[[int], None] | None = None
+        self,
+        text: str | Tensor | Iterable[str] | Iterable[int],
+        *,
+        progress: bool | Callable[[int], None] | None = None,
     ) -> Context:
         """Read a text once; questions then share it.
 
@@ -174,8 +180,12 @@ class SpanModel:
         Methods that act after reading have no effect here. Raises UserInputError for specs with a Reading method.
         """
         if any("Reading" in scoped.method.claims() for scoped in self.plan.methods):
-            raise UserInputError(f"{self.spec} reads a text in an order of its own, so its tokens have no running logits")
-        reader = ModelReader(self.hf_model, self.info, self.plan, chunk_tokens=chunk_tokens or self.chunk_tokens)
+            raise UserInputError(
+                f"{self.spec} reads a text in an order of its own, so its tokens have no running logits"
+            )
+        reader = ModelReader(
+            self.hf_model, self.info, self.plan, chunk_tokens=chunk_tokens or self.chunk_tokens
+        )
         run = reader.new_run(num_tokens=len(ids))
         for chunk in rechunk([ids], reader.chunk_tokens):
             start = run.seen
@@ -192,11 +202,15 @@ class SpanModel:
         if isinstance(text, Tensor) or (isinstance(text, list | tuple) and text and isinstance(text[0], int)):
             ids = torch.as_tensor(text).reshape(-1)
             if not len(ids) or ids.is_floating_point():
-                raise UserInputError(f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}; give at least one integer id")
+                raise UserInputError(
+                    f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}; give at least one integer id"
+                )
             return iter([ids.long()]), len(ids)
         if isinstance(text, Iterable) and not isinstance(text, bytes):
             return self._stream(text), None
-        raise UserInputError(f"got a {type(text).__name__}; read takes a str, token ids, or an iterator of str")
+        raise UserInputError(
+            f"got a {type(text).__name__}; read takes a str, token ids, or an iterator of str"
+        )
 
     def _stream(self, pieces: Iterable[str]) -> Iterator[Tensor]:
         first = True
@@ -332,7 +346,9 @@ class Context:
         found = () if tracer is None else tracer.sources(self.model.tokenizer)
         return tokens, usage, found
 
-    def _open_branch(self, reader: ModelReader, asked: Tensor, trace: bool) -> tuple[Run, Tensor, Tracer | None]:
+    def _open_branch(
+        self, reader: ModelReader, asked: Tensor, trace: bool
+    ) -> tuple[Run, Tensor, Tracer | None]:
         """Read the question, its last token apart, so that the answer's first token can be traced."""
         branch = reader.open_question(self.run, asked)
         tracer = Tracer(branch, self.run) if trace and len(asked) > 1 else None

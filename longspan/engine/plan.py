@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longspan.roles import LayerInfo, Method, ModelInfo, Phase, Positions, Reading, Rope, Selection, Steering, Storage
+from longspan.roles import (
+    LayerInfo,
+    ModelInfo,
+    Phase,
+    Positions,
+    Reading,
+    Selection,
+    Steering,
+    Storage,
+)
 from longspan.spec import ScopedMethod, canonical
 from longspan.visit import Band
 
@@ -63,7 +72,9 @@ def build_plan(methods: Sequence[ScopedMethod], model: ModelInfo) -> Plan:
     if len(readings) > 1:
         raise _conflict(readings[0], readings[1], "Reading", None)
     layers = tuple(
-        _layer_plan(layer, [s for s in methods if _covers(s, layer.index)] if layer.index in open_layers else [])
+        _layer_plan(
+            layer, [s for s in methods if _covers(s, layer.index)] if layer.index in open_layers else []
+        )
         for layer in model.layers
     )
     reading = readings[0].method if readings else Reading()
@@ -79,7 +90,9 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
     name, scope, method = scoped.name, scoped.scope, scoped.method
     for layer in scope.layers or ():
         if layer >= model.num_layers:
-            raise ValueError(f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}")
+            raise ValueError(
+                f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}"
+            )
     plays_layers = isinstance(method, Positions | Selection | Storage | Steering)
     chosen = set(scope.layers) & open_layers if scope.layers is not None else open_layers
     if plays_layers and not chosen:
@@ -90,7 +103,9 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
     if scope.heads is not None:
         num_kv_heads = model.layers[0].num_kv_heads
         if max(scope.heads) >= num_kv_heads:
-            raise ValueError(f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}")
+            raise ValueError(
+                f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}"
+            )
     selects_only = method.claims() == frozenset({"Selection"}) and not isinstance(method, Steering)
     if (scope.heads is not None or scope.phase is not None) and not selects_only:
         raise ValueError(
@@ -98,7 +113,9 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
             "scope it by layers, or leave it whole"
         )
     if scope.layers is not None and isinstance(method, Reading):
-        raise ValueError(f"{name} decides how a whole text is read and cannot be scoped by layers; write it without on(...)")
+        raise ValueError(
+            f"{name} decides how a whole text is read and cannot be scoped by layers; write it without on(...)"
+        )
 
 
 def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
@@ -108,9 +125,16 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
             for second in claimed[i + 1 :]:
                 if role != "Selection" or _overlap(first, second):
                     raise _conflict(first, second, role, layer)
-    positions = next((s.method for s in methods if isinstance(s.method, Positions) and "Positions" in s.method.claims()), None)
-    selections = tuple(s for s in methods if isinstance(s.method, Selection) and "Selection" in s.method.claims())
-    storage = next((s.method for s in methods if isinstance(s.method, Storage) and "Storage" in s.method.claims()), None)
+    positions = next(
+        (s.method for s in methods if isinstance(s.method, Positions) and "Positions" in s.method.claims()),
+        None,
+    )
+    selections = tuple(
+        s for s in methods if isinstance(s.method, Selection) and "Selection" in s.method.claims()
+    )
+    storage = next(
+        (s.method for s in methods if isinstance(s.method, Storage) and "Storage" in s.method.claims()), None
+    )
     rope = layer.rope
     bands: tuple[Band, ...] = ()
     new_rope = False
@@ -150,10 +174,10 @@ def _overlap(a: ScopedMethod, b: ScopedMethod) -> bool:
     return bool(phases and heads)
 
 
-def _phases(scoped: ScopedMethod) -> set[str]:
+def _phases(scoped: ScopedMethod) -> set[Phase]:
     method = scoped.method
     assert isinstance(method, Selection)
-    return set(method.phases) & ({scoped.scope.phase} if scoped.scope.phase else {"prefill", "decode"})
+    return {phase for phase in method.phases if scoped.scope.phase in (None, phase)}
 
 
 def _conflict(a: ScopedMethod, b: ScopedMethod, role: str, layer: LayerInfo | None) -> ValueError:
@@ -161,13 +185,6 @@ def _conflict(a: ScopedMethod, b: ScopedMethod, role: str, layer: LayerInfo | No
     fix = "give each its own layers with on(layers=..., method)" if layer is not None else "keep one of them"
     if role == "Selection":
         fix = "give each its own layers, heads or phase with on(..., method)"
-    return ValueError(f"{a.name} and {b.name} both {EXCLUSIVE[role]}{where}, which only one method can; {fix}")
-
-
-def describe(method: Method) -> str:
-    """The roles a method plays, for messages."""
-    roles = [r.__name__ for r in (Positions, Selection, Storage, Steering, Reading) if isinstance(method, r)]
-    return ", ".join(roles)
-
-
-__all__ = ["LayerPlan", "Plan", "Rope", "build_plan", "describe"]
+    return ValueError(
+        f"{a.name} and {b.name} both {EXCLUSIVE[role]}{where}, which only one method can; {fix}"
+    )

@@ -14,7 +14,13 @@ class Progress:
         hidden = not sys.stderr.isatty() if show is None else not show
         delay = 2.0 if show is None else 0.0
         self._bar = tqdm(
-            total=num_tokens, desc=label, unit="tok", unit_scale=True, disable=hidden, delay=delay, leave=False
+            total=num_tokens,
+            desc=label,
+            unit="tok",
+            unit_scale=True,
+            disable=hidden,
+            delay=delay,
+            leave=False,
         )
 
     def __enter__(self) -> Progress:

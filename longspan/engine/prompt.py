@@ -34,7 +34,9 @@ class Prompt:
         before, found, rest = text.partition(_CONTEXT)
         between, asked, after = rest.partition(_QUESTION)
         if not found or not asked:
-            raise ValueError("the tokenizer's chat template drops the user's message; set a template that keeps it")
+            raise ValueError(
+                "the tokenizer's chat template drops the user's message; set a template that keeps it"
+            )
         bos = tokenizer.bos_token
         return cls(before.removeprefix(bos) if bos else before, between, after, has_template=True)
 
@@ -49,7 +51,9 @@ class Prompt:
 
 def encode(tokenizer: Any, text: str) -> Tensor:
     """Ids `[n]` of a text without any special token."""
-    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long)
+    return torch.tensor(
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long
+    )
 
 
 def starts_with_bos(tokenizer: Any) -> bool:
@@ -72,7 +76,9 @@ def text_pieces(text: str | Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in text:
         if not isinstance(piece, str):
-            raise UserInputError(f"got a {type(piece).__name__} in a stream of text; give str pieces, or token ids as one sequence of int")
+            raise UserInputError(
+                f"got a {type(piece).__name__} in a stream of text; give str pieces, or token ids as one sequence of int"
+            )
         held += piece
         cut = max(held.rfind(" "), held.rfind("\n"))
         if cut > 0:

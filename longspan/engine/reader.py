@@ -109,13 +109,24 @@ class ModelReader:
 
     @torch.no_grad()
     def _forward(
-        self, run: Run, ids: Tensor, stop_after_layer: int | None, *, want_logits: bool, keep_all: bool = False
+        self,
+        run: Run,
+        ids: Tensor,
+        stop_after_layer: int | None,
+        *,
+        want_logits: bool,
+        keep_all: bool = False,
     ) -> Tensor | None:
         ids = ids.to(self.info.device)
         at = torch.arange(run.seen, run.seen + len(ids), device=ids.device)[None]
         run.stop_after_layer = stop_after_layer
         run.token_ids.append(ids.cpu())
-        inputs = {"input_ids": ids[None], "position_ids": at, "past_key_values": SpanCache(run), "use_cache": True}
+        inputs = {
+            "input_ids": ids[None],
+            "position_ids": at,
+            "past_key_values": SpanCache(run),
+            "use_cache": True,
+        }
         watch = None if stop_after_layer is None else _keep_last_query(run, stop_after_layer)
         if watch is not None:
             run.watchers.append(watch)
@@ -134,7 +145,10 @@ class ModelReader:
 def _keep_last_query(run: Run, layer: int) -> Callable[[int, Step], None]:
     def observe(index: int, step: Step) -> None:
         if index == layer:
-            run.last_queries[layer, step.store.heads] = (step.queries[:, :, -1:], step.query_positions[:, -1:])
+            run.last_queries[layer, step.store.heads] = (
+                step.queries[:, :, -1:],
+                step.query_positions[:, -1:],
+            )
 
     return observe
 

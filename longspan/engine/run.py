@@ -109,7 +109,9 @@ class Run:
 
     # the attention step
 
-    def attend_layer(self, index: int, queries: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scale: float) -> Tensor:
+    def attend_layer(
+        self, index: int, queries: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scale: float
+    ) -> Tensor:
         """Attention of one layer for T new tokens: queries `[B, H, T, D]`, keys and values `[B, K, T, D]`."""
         plan = self.plan.layers[index]
         if plan.positions is not None:
@@ -122,7 +124,11 @@ class Run:
                 positions=new.positions[:, start:stop], first=None if new.first is None else new.first + start
             )
             cut = slice(start, stop)
-            outs.append(self._attend_chunk(index, plan, queries[:, :, cut], keys[:, :, cut], values[:, :, cut], part, scale))
+            outs.append(
+                self._attend_chunk(
+                    index, plan, queries[:, :, cut], keys[:, :, cut], values[:, :, cut], part, scale
+                )
+            )
             done = self.seen + stop
             if plan.storage is not None and (self.phase == "decode" or done % self.chunk_tokens == 0):
                 self._compact(index, plan, "chunk" if self.phase == "prefill" else "token")
@@ -169,10 +175,12 @@ class Run:
     def last_logits(self, index: int) -> Tensor:
         """Logits of the last query of row 0 at a layer, by position: `[H, tokens seen]`, -inf where nothing is held."""
         plan = self.plan.layers[index]
-        parts = {}
+        parts: dict[int, Tensor] = {}
         for slab in self.layers[index].slabs:
             queries, positions = self.last_queries[index, slab.heads]
-            logits = naive_logits(queries, slab.keys, positions, slab.positions, self._rotary(plan), plan.info.scale)[0, :, 0]
+            logits = naive_logits(
+                queries, slab.keys, positions, slab.positions, self._rotary(plan), plan.info.scale
+            )[0, :, 0]
             at = slab.positions[0].repeat_interleave(logits.shape[0] // slab.positions.shape[1], dim=0)
             row = logits.new_full((logits.shape[0], self.seen + 1), -torch.inf)
             row.scatter_(1, torch.where(at < 0, self.seen, at), logits)
@@ -192,12 +200,25 @@ class Run:
             start = stop
 
     def _attend_chunk(
-        self, index: int, plan: LayerPlan, queries: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scale: float
+        self,
+        index: int,
+        plan: LayerPlan,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        new: NewTokens,
+        scale: float,
     ) -> Tensor:
         layer = self.layers[index]
         for slab in layer.slabs:
             cut = _heads(slab, len(layer.slabs))
-            slab.append(keys[:, cut], values[:, cut], new.positions, first=new.first, reserve_tokens=self.reserve_tokens)
+            slab.append(
+                keys[:, cut],
+                values[:, cut],
+                new.positions,
+                first=new.first,
+                reserve_tokens=self.reserve_tokens,
+            )
         if len(layer.slabs) == 1:
             return self._attend_slab(index, plan, 0, queries, new, scale)
         out = torch.empty_like(queries)
@@ -278,7 +299,9 @@ class Run:
         assert plan.storage is not None
         for number, slab in enumerate(self.layers[index].slabs):
             view = ScoredSlab(slab, self._rotary(plan), plan.info.scale)
-            index_kept = plan.storage.compact(plan.info, view, self.state(index, plan.storage, number), event=event)
+            index_kept = plan.storage.compact(
+                plan.info, view, self.state(index, plan.storage, number), event=event
+            )
             if index_kept is not None:
                 slab.keep(index_kept)
 

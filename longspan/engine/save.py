@@ -31,12 +31,17 @@ def save_context(context: Context, path: str | Path) -> None:
     slabs = []
     for i, layer in enumerate(run.layers):
         for j, slab in enumerate(layer.slabs):
-            slabs.append({"layer": i, "heads": slab.heads, "tokens": slab.num_tokens, "from": slab.contiguous_from})
+            slabs.append(
+                {"layer": i, "heads": slab.heads, "tokens": slab.num_tokens, "from": slab.contiguous_from}
+            )
             if slab.num_tokens:
                 for name in ("keys", "values", "positions"):
                     tensors[f"layer.{i}.slab.{j}.{name}"] = getattr(slab, name)
     states = [
-        {"key": list(key), "values": {name: _pack(value, f"state.{n}.{name}", tensors) for name, value in state.items()}}
+        {
+            "key": list(key),
+            "values": {name: _pack(value, f"state.{n}.{name}", tensors) for name, value in state.items()},
+        }
         for n, (key, state) in enumerate(run.states.items())
     ]
     header = {
@@ -57,7 +62,11 @@ def save_context(context: Context, path: str | Path) -> None:
         raise UserInputError(f"there is no folder {target.parent} to save {target.name} in; make it first")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"longspan": json.dumps(header)})
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            partial,
+            {"longspan": json.dumps(header)},
+        )
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
@@ -86,7 +95,9 @@ def open_context(path: str | Path, model: SpanModel) -> Context:
 
 def _check(header: Any, path: str | Path, model: SpanModel) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UserInputError(f"{path} is no context of this version of longspan; read the text again and save it")
+        raise UserInputError(
+            f"{path} is no context of this version of longspan; read the text again and save it"
+        )
     if header["fingerprint"] != model.info.fingerprint:
         raise UserInputError(
             f"{path} was made with other weights ({header['model']}) than {model.name}; open it with the model that made it"
@@ -104,7 +115,8 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], model: SpanMode
         slab = Slab(tuple(entry["heads"]))
         if entry["tokens"]:
             at = f"layer.{entry['layer']}.slab.{len(store.slabs)}"
-            slab.restore(*(tensors[f"{at}.{name}"] for name in ("keys", "values", "positions")), entry["from"])
+            keys, values, positions = (tensors[f"{at}.{name}"] for name in ("keys", "values", "positions"))
+            slab.restore(keys, values, positions, entry["from"])
         store.slabs.append(slab)
     states = {
         tuple(state["key"]): {name: _unpack(value, tensors) for name, value in state["values"].items()}
@@ -114,7 +126,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], model: SpanMode
         plan=model.plan,
         chunk_tokens=header["chunk_tokens"],
         layers=layers,
-        states=states,  # type: ignore[arg-type]
+        states=states,
         seen=header["seen"],
         phase=header["phase"],
         token_ids=[tensors["token_ids"].cpu()],

@@ -121,7 +121,9 @@ def _attention(
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scale, **kwargs)
     if softcap is not None or s_aux is not None:
         what = "logit soft-capping" if softcap is not None else "attention sinks of its own"
-        raise UnsupportedLayerError(f"layer {module.layer_idx} ({type(module).__name__}) has {what}, which longspan does not serve yet")
+        raise UnsupportedLayerError(
+            f"layer {module.layer_idx} ({type(module).__name__}) has {what}, which longspan does not serve yet"
+        )
     run = key.run
     index = int(module.layer_idx)  # type: ignore[arg-type]
     new = _new_tokens(run, query, attention_mask, position_ids)
@@ -139,7 +141,9 @@ def _new_tokens(run: Run, query: Tensor, mask: Tensor | None, position_ids: Tens
     first = int(position_ids[0, 0])
     plain = torch.arange(first, first + T, device=position_ids.device)
     if mask is not None and mask.dim() != 2:
-        raise ValueError("longspan builds its own masks; pass a 2-D attention_mask of [batch, tokens] with 0 for padding")
+        raise ValueError(
+            "longspan builds its own masks; pass a 2-D attention_mask of [batch, tokens] with 0 for padding"
+        )
     if mask is not None and not bool(mask.all()):
         return NewTokens(positions=torch.where(mask[:, -T:].bool(), position_ids, -1), first=None)
     return NewTokens(positions=position_ids, first=first if bool((position_ids == plain).all()) else None)
@@ -192,7 +196,8 @@ class Seam:
         self._previous = model.config._attn_implementation
         model.set_attn_implementation(NAME)
         self._handles = [
-            module.register_forward_pre_hook(_before_attention, with_kwargs=True) for module in self.attention_modules
+            module.register_forward_pre_hook(_before_attention, with_kwargs=True)
+            for module in self.attention_modules
         ]
 
     def detach(self) -> None:
@@ -209,7 +214,9 @@ class Seam:
             model.set_attn_implementation(self._previous)
 
 
-def _before_attention(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+def _before_attention(
+    module: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
     cache, embeddings = kwargs.get("past_key_values"), kwargs.get("position_embeddings")
     if not isinstance(cache, SpanCache) or embeddings is None:
         return None
@@ -233,12 +240,14 @@ def find_attention_modules(model: nn.Module) -> list[nn.Module]:
     found = [
         module
         for _, module in model.named_modules()
-        if hasattr(module, "layer_idx") and "Attention" in type(module).__name__ and hasattr(module, "scaling")
+        if hasattr(module, "layer_idx")
+        and "Attention" in type(module).__name__
+        and hasattr(module, "scaling")
     ]
-    indices = [int(module.layer_idx) for module in found]  # type: ignore[arg-type]
+    indices = [int(module.layer_idx) for module in found]
     if not found or sorted(indices) != list(range(len(found))):
         raise UnsupportedLayerError(
             f"{type(model).__name__} has no plain decoder self-attention in every layer (found layers {sorted(set(indices))}); "
             "longspan serves causal language models such as Llama, Qwen, Mistral, Gemma and Phi"
         )
-    return sorted(found, key=lambda module: int(module.layer_idx))  # type: ignore[arg-type, return-value]
+    return sorted(found, key=lambda module: int(module.layer_idx))

@@ -51,7 +51,9 @@ class Tracer:
         if step.layer.sliding_window_tokens is not None:
             return
         store = step.store
-        logits = step.logits(step.queries[:, :, -1:], step.query_positions[:, -1:], 0, store.num_tokens)[0, :, 0]
+        logits = step.logits(step.queries[:, :, -1:], step.query_positions[:, -1:], 0, store.num_tokens)[
+            0, :, 0
+        ]
         at = store.positions[0].repeat_interleave(logits.shape[0] // store.positions.shape[1], dim=0)
         weights = torch.softmax(logits.masked_fill(at < 0, -torch.inf), dim=-1)
         top = weights.topk(min(TOP_PLACES, weights.shape[-1]), dim=-1)
@@ -98,4 +100,8 @@ def sentence_around(tokenizer: Any, ids: Tensor, place: int) -> tuple[str, int, 
     begin = max(cut for cut in cuts if cut <= at)
     end = min((cut for cut in cuts if cut > at), default=len(text))
     inside = [i for i in range(len(pieces)) if ends[i + 1] > begin and ends[i] < end]
-    return text[begin:end].strip(), first + inside[0] if inside else place, first + inside[-1] + 1 if inside else place + 1
+    return (
+        text[begin:end].strip(),
+        first + inside[0] if inside else place,
+        first + inside[-1] + 1 if inside else place + 1,
+    )

@@ -63,7 +63,9 @@ class Slab:
         if self._keys is None:
             self._allocate(keys, values, max(total, reserve_tokens))
         elif total > self.capacity or not self._owns_room:
-            grown = max(total + SPARE_TOKENS, reserve_tokens, self.capacity + self.capacity // 2 if new > 1 else 0)
+            grown = max(
+                total + SPARE_TOKENS, reserve_tokens, self.capacity + self.capacity // 2 if new > 1 else 0
+            )
             self._reallocate(grown)
         assert self._keys is not None and self._values is not None and self._positions is not None
         self._keys[:, :, self.num_tokens : total] = keys

@@ -33,16 +33,23 @@ class Exam:
     depths: tuple[float, ...]
 
 
-def make_exam(haystack: Haystack, length_tokens: int, num_facts: int, tokenizer: TokenizerLike, seed: int) -> Exam:
+def make_exam(
+    haystack: Haystack, length_tokens: int, num_facts: int, tokenizer: TokenizerLike, seed: int
+) -> Exam:
     """Hide `num_facts` facts at random places, one in each `1/num_facts` of a text of about `length_tokens` tokens."""
     rng = random.Random(f"demo/{length_tokens}/{seed}")
     facts = draw_facts(num_facts, rng)
     room = length_tokens - 160 - sum(count_tokens(tokenizer, fact.statement) + 2 for fact in facts)
     if room < 64 * num_facts:
-        raise ValueError(f"got a length of {length_tokens} tokens for {num_facts} facts; give {256 * num_facts} or more")
+        raise ValueError(
+            f"got a length of {length_tokens} tokens for {num_facts} facts; give {256 * num_facts} or more"
+        )
     sentences = haystack.slice(room, tokenizer, rng)
     share = len(sentences) / num_facts
-    places = [rng.randrange(math.ceil(share * i), max(math.ceil(share * (i + 1)), math.ceil(share * i) + 1)) for i in range(num_facts)]
+    places = [
+        rng.randrange(math.ceil(share * i), max(math.ceil(share * (i + 1)), math.ceil(share * i) + 1))
+        for i in range(num_facts)
+    ]
     parts: list[str] = []
     hidden = dict(zip(places, facts, strict=True))
     for number, sentence in enumerate(sentences):
@@ -69,7 +76,8 @@ class Result:
     @property
     def right(self) -> list[bool]:
         return [
-            fact.answer.lower() in answer.text.lower() for fact, answer in zip(self.exam.facts, self.answers, strict=False)
+            fact.answer.lower() in answer.text.lower()
+            for fact, answer in zip(self.exam.facts, self.answers, strict=False)
         ]
 
     def seconds(self, phase: str) -> float:
@@ -139,7 +147,9 @@ def _measure(
 ) -> Result:
     report = None if on_progress is None else lambda done: on_progress(spec, exam, done)
     context = model.read(exam.text, progress=report or False)
-    result = Result(spec=spec, exam=exam, read_seconds=context.usage.seconds["read"], kv_bytes=context.kv_bytes)
+    result = Result(
+        spec=spec, exam=exam, read_seconds=context.usage.seconds["read"], kv_bytes=context.kv_bytes
+    )
     for fact in exam.facts:
         result.answers.append(context.ask(fact.question, max_new_tokens=24))
     peaks = [context.usage.peak_kv_bytes, *(answer.usage.peak_kv_bytes for answer in result.answers)]
@@ -151,7 +161,12 @@ def report_rows(results: Sequence[Result], about: dict[str, Any]) -> list[dict[s
     """Rows for `render_report`: one a question, one for each spec and length left out."""
     rows: list[dict[str, Any]] = []
     for result in results:
-        shared = {"spec": result.spec, "task": "hidden facts", "length_tokens": result.exam.length_tokens, **about}
+        shared = {
+            "spec": result.spec,
+            "task": "hidden facts",
+            "length_tokens": result.exam.length_tokens,
+            **about,
+        }
         if result.reason is not None:
             rows.append({**shared, "status": "skipped", "reason": result.reason, "depth": None})
             continue
@@ -187,7 +202,8 @@ def report_answers(results: Sequence[Result]) -> list[dict[str, Any]]:
                     "expected": fact.answer,
                     "source": fact.statement,
                     "answers": [
-                        {"spec": r.spec, "text": _with_source(r.answers[number]), "right": r.right[number]} for r in given
+                        {"spec": r.spec, "text": _with_source(r.answers[number]), "right": r.right[number]}
+                        for r in given
                     ],
                 }
             )

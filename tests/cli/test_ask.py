@@ -12,7 +12,11 @@ import pytest
 from longspan.cli import run
 
 FACT = "The harbour master of Brindlewick keeps a brass lantern in the cellar."
-TEXT = ("The sea was grey that morning, and nobody on the quay said much about it. " * 12) + FACT + " They went home before dark. " * 12
+TEXT = (
+    ("The sea was grey that morning, and nobody on the quay said much about it. " * 12)
+    + FACT
+    + " They went home before dark. " * 12
+)
 
 
 @pytest.fixture
@@ -25,7 +29,9 @@ def book(tmp_path: Path) -> Path:
 QUESTION = "What does the harbour master of Brindlewick keep in the cellar?"
 
 
-def test_ask_answers_and_names_its_source(book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_answers_and_names_its_source(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["ask", str(book), QUESTION, "--json", str(tmp_path / "out.json")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "bundled reference model" in shown and "brass lantern" in shown
@@ -35,7 +41,9 @@ def test_ask_answers_and_names_its_source(book: Path, tmp_path: Path, capsys: py
     assert result["spec"] == "dense" and result["kv_bytes"] > 0
 
 
-def test_ask_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ask_reads_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode())))
     assert run(["ask", "-", QUESTION, "--methods", "snapkv(keep=0.9)"]) == 0
     assert "snapkv(keep=0.9)" in " ".join(capsys.readouterr().out.split())
@@ -66,23 +74,44 @@ def test_bad_input_is_one_line_and_exit_2(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "is empty"), (b" \n ", "is empty"), (b"\x89PNG\r\n\xff\xfe\x00", "is not a text"), (b"a\x00b", "binary file")],
+    [
+        (b"", "is empty"),
+        (b" \n ", "is empty"),
+        (b"\x89PNG\r\n\xff\xfe\x00", "is not a text"),
+        (b"a\x00b", "binary file"),
+    ],
 )
-def test_files_that_hold_no_text(tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_hold_no_text(
+    tmp_path: Path, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "book.txt"
     path.write_bytes(content)
     assert run(["ask", str(path), "Who?"]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_demo_compares_specs_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_compares_specs_and_writes_its_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page, rows = tmp_path / "demo.html", tmp_path / "demo.json"
-    arguments = ["demo", "--lengths", "1024,2048", "--facts", "3", "--methods", "dense", "--methods", "snapkv(keep=0.5)"]
+    arguments = [
+        "demo",
+        "--lengths",
+        "1024,2048",
+        "--facts",
+        "3",
+        "--methods",
+        "dense",
+        "--methods",
+        "snapkv(keep=0.5)",
+    ]
     assert run([*arguments, "--report", str(page), "--json", str(rows)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "snapkv(keep=0.5)" in shown and "Report:" in shown
     html = page.read_text()
-    assert "<svg" in html and "snapkv(keep=0.5)" in html and "http" not in html.replace("http://www.w3.org", "")
+    assert (
+        "<svg" in html and "snapkv(keep=0.5)" in html and "http" not in html.replace("http://www.w3.org", "")
+    )
     scored = json.loads(rows.read_text())["rows"]
     assert len(scored) == 2 * 2 * 3
     dense = [row["score"] for row in scored if row["spec"] == "dense"]

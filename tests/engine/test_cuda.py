@@ -27,7 +27,9 @@ def _answer_logits(device: str, spec: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", sorted(CARDS))
 def test_every_method_gives_what_the_cpu_gives(name: str) -> None:
     spec = CARDS[name].example
-    torch.testing.assert_close(_answer_logits("cuda", spec), _answer_logits("cpu", spec), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(
+        _answer_logits("cuda", spec), _answer_logits("cpu", spec), atol=2e-3, rtol=2e-3
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -21,7 +21,9 @@ def test_logits_equal_stock_in_chunks_and_after_detach(family: str) -> None:
     span = load(model)
     torch.testing.assert_close(full_logits(span, ids, chunk_tokens=37), stock, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids[None]).logits[0], stock, atol=1e-6, rtol=1e-6)  # attached, no longspan cache
+        torch.testing.assert_close(
+            model(ids[None]).logits[0], stock, atol=1e-6, rtol=1e-6
+        )  # attached, no longspan cache
     span.detach()
     with torch.no_grad():
         assert torch.equal(model(ids[None]).logits[0], stock)
@@ -45,7 +47,12 @@ def test_generate_equals_stock_with_left_padding_beams_and_lookup(family: str) -
     model = random_model(family)
     batch = torch.zeros(2, 90, dtype=torch.long)
     batch[0, 25:], batch[1] = random_ids(65), random_ids(90, seed=1)
-    inputs = {"input_ids": batch, "attention_mask": (batch > 0).long(), "max_new_tokens": 8, "do_sample": False}
+    inputs = {
+        "input_ids": batch,
+        "attention_mask": (batch > 0).long(),
+        "max_new_tokens": 8,
+        "do_sample": False,
+    }
     single = {"input_ids": batch[1:], "max_new_tokens": 8, "do_sample": False}
     calls = [inputs, {**inputs, "num_beams": 3}, {**single, "prompt_lookup_num_tokens": 3}]
     stock = [model.generate(**call) for call in calls]
@@ -82,7 +89,12 @@ def test_importing_leaves_the_registries_alone() -> None:
 
 def test_softcap_layer_is_named() -> None:
     config = transformers.Gemma2Config(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=500
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=500,
     )
     with pytest.raises(UnsupportedLayerError, match=r"layer 0 \(Gemma2Attention\) has logit soft-capping"):
         load(transformers.Gemma2ForCausalLM(config))
@@ -99,7 +111,9 @@ def test_latent_attention_is_named() -> None:
 
 
 def test_bidirectional_model_is_refused() -> None:
-    config = transformers.BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    config = transformers.BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
     with pytest.raises(UnsupportedLayerError, match="attends in both directions"):
         load(transformers.BertLMHeadModel(config))
 

@@ -15,8 +15,8 @@ from longspan.engine.reader import rechunk
 from longspan.engine.sources import sentence_around
 from longspan.engine.store import SPARE_TOKENS, Slab
 from longspan.errors import UserInputError
+from longspan.roles import LayerInfo, Selection, Steering, Step, Storage
 from longspan.spec import Scope, ScopedMethod
-from longspan.roles import LayerInfo, Selection, Step, Steering, Storage
 from longspan.visit import Ranges, Visit
 from tests.models import full_logits, random_ids, random_model, word_tokenizer, words
 
@@ -67,7 +67,10 @@ def test_reading_on_gives_a_longer_context_and_leaves_the_first() -> None:
 
 def test_sampling_follows_its_seed() -> None:
     context = make().read(words(random_ids(100)))
-    drawn = [context.ask("w5", max_new_tokens=8, temperature=3.0, top_p=0.9, seed=seed).token_ids for seed in (0, 0, 1)]
+    drawn = [
+        context.ask("w5", max_new_tokens=8, temperature=3.0, top_p=0.9, seed=seed).token_ids
+        for seed in (0, 0, 1)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -88,7 +91,7 @@ class KeepEven(Storage):
     def split(self, layer: LayerInfo) -> tuple[tuple[int, ...], ...]:
         return tuple((head,) for head in range(layer.num_kv_heads))
 
-    def keep(self, layer, store, state, *, event):  # noqa: ANN001, ANN201
+    def compact(self, layer, store, state, *, event):  # noqa: ANN001, ANN201
         if event != "read":
             return None
         return torch.arange(store.heads[0], store.num_tokens, 2)[None, None]
@@ -125,12 +128,16 @@ def test_heads_stored_apart_free_their_bytes() -> None:
 def test_steering_bias_hides_keys() -> None:
     steered, dense = make([Forbid()]), make()
     ids = random_ids(100)
-    difference = (full_logits(steered, ids, chunk_tokens=25) - full_logits(dense, ids, chunk_tokens=25)).abs().amax(1)
+    difference = (
+        (full_logits(steered, ids, chunk_tokens=25) - full_logits(dense, ids, chunk_tokens=25)).abs().amax(1)
+    )
     assert difference[:50].max() < 1e-5 < 1e-3 < difference[50:].max()
 
 
 def test_methods_that_claim_one_role_explain_themselves() -> None:
-    with pytest.raises(ValueError, match="yarn and pi both express distance on layer 0, which only one method can"):
+    with pytest.raises(
+        ValueError, match="yarn and pi both express distance on layer 0, which only one method can"
+    ):
         make("yarn(factor=2) + pi(factor=2)")
     with pytest.raises(ValueError, match="both choose the keys that a query visits"):
         make("minference + tokenselect(positions=stored)")
@@ -196,7 +203,10 @@ def test_a_folder_in_hugging_face_format_loads(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     word_tokenizer().save_pretrained(tmp_path)
     text = words(random_ids(60))
-    assert load(tmp_path).read(text).ask("w9", max_new_tokens=5).text == make().read(text).ask("w9", max_new_tokens=5).text
+    assert (
+        load(tmp_path).read(text).ask("w9", max_new_tokens=5).text
+        == make().read(text).ask("w9", max_new_tokens=5).text
+    )
 
 
 def test_saved_contexts_refuse_other_weights_specs_and_files(tmp_path: Path) -> None:
@@ -245,7 +255,11 @@ def test_a_slab_grows_shrinks_and_forks() -> None:
     assert (slab.num_tokens, fork.num_tokens, fork.contiguous_from) == (10, 11, 0)
     slab.keep(torch.tensor([[[1, 3, 9], [0, 8, -1]]]))
     assert slab.positions.tolist() == [[[1, 3, 9], [0, 8, -1]]] and slab.capacity == 3
-    assert slab.keys[0, 0, :, 0].tolist() == [2.0, 6.0, 18.0] and fork.keys[0, 0, :, 0].tolist()[:3] == [0.0, 2.0, 4.0]
+    assert slab.keys[0, 0, :, 0].tolist() == [2.0, 6.0, 18.0] and fork.keys[0, 0, :, 0].tolist()[:3] == [
+        0.0,
+        2.0,
+        4.0,
+    ]
     assert slab.contiguous_from is None
 
 
@@ -253,4 +267,3 @@ def test_a_source_is_the_sentence_around_a_token() -> None:
     tokenizer = word_tokenizer()
     text, start, stop = sentence_around(tokenizer, torch.tensor([5, 6, 7]), 1)
     assert (text, start, stop) == ("w5w6w7", 0, 3)
-

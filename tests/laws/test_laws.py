@@ -48,7 +48,9 @@ def test_full_budget_equals_dense(name: str, family: str) -> None:
     ids, question = random_ids(TEXT_TOKENS), random_ids(9, seed=5)
     dense, span = make("dense", family), make(CARDS[name].identity, family)
     expected = next_logits(dense, read(dense, ids).run, question)
-    torch.testing.assert_close(next_logits(span, read(span, ids).run, question), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        next_logits(span, read(span, ids).run, question), expected, atol=1e-4, rtol=1e-4
+    )
     if "Reading" not in CARDS[name].roles:
         torch.testing.assert_close(full_logits(span, ids), full_logits(dense, ids), atol=1e-4, rtol=1e-4)
 
@@ -59,7 +61,9 @@ def test_the_example_acts(name: str) -> None:
     ids, question = random_ids(TEXT_TOKENS), random_ids(9, seed=5)
     dense, span = make("dense", chunk_tokens=100), make(CARDS[name].example, chunk_tokens=100)
     plain, acted = read(dense, ids), read(span, ids)
-    difference = (next_logits(span, acted.run, question) - next_logits(dense, plain.run, question)).abs().max()
+    difference = (
+        (next_logits(span, acted.run, question) - next_logits(dense, plain.run, question)).abs().max()
+    )
     assert difference > 1e-3 or acted.kept_tokens < plain.kept_tokens
 
 
@@ -69,7 +73,10 @@ def test_reading_in_chunks_equals_reading_at_once(name: str, chunk_tokens: int) 
     if "chunked_reading" in CARDS[name].tolerances:
         pytest.skip(CARDS[name].tolerances["chunked_reading"])
     ids, question = random_ids(TEXT_TOKENS), random_ids(9, seed=5)
-    whole, pieces = make(CARDS[name].example, chunk_tokens=512), make(CARDS[name].example, chunk_tokens=chunk_tokens)
+    whole, pieces = (
+        make(CARDS[name].example, chunk_tokens=512),
+        make(CARDS[name].example, chunk_tokens=chunk_tokens),
+    )
     torch.testing.assert_close(
         next_logits(pieces, read(pieces, ids).run, question),
         next_logits(whole, read(whole, ids).run, question),
@@ -81,7 +88,11 @@ def test_reading_in_chunks_equals_reading_at_once(name: str, chunk_tokens: int) 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stream_equals_a_text(name: str) -> None:
     """However the pieces of a stream come, the engine cuts them the same way: exact for every method."""
-    model, text, question = make(CARDS[name].example, chunk_tokens=64), words(random_ids(TEXT_TOKENS)), random_ids(9, seed=5)
+    model, text, question = (
+        make(CARDS[name].example, chunk_tokens=64),
+        words(random_ids(TEXT_TOKENS)),
+        random_ids(9, seed=5),
+    )
     stream = (text[i : i + 17] for i in range(0, len(text), 17))
     assert torch.equal(
         next_logits(model, model.read(stream, progress=False).run, question),
@@ -159,7 +170,10 @@ def _two_steps(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | N
         token = torch.full((len(ids), 1), 77)
         grown = torch.cat([mask, torch.ones_like(token)], 1)
         second = model(
-            input_ids=token, attention_mask=grown, position_ids=at[:, -1:] + 1, past_key_values=first.past_key_values
+            input_ids=token,
+            attention_mask=grown,
+            position_ids=at[:, -1:] + 1,
+            past_key_values=first.past_key_values,
         )
     return torch.stack([first.logits[:, -1], second.logits[:, -1]], 1)
 

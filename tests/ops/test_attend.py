@@ -49,7 +49,9 @@ def _visit(kind: str, B: int, H: int, K: int, T: int, past: int, rng: random.Ran
     if kind == "mixed":
         few = torch.arange(min(4, past)).expand(B, 1, 1, -1)
         rest = tuple(range(2, H))
-        return PerHead(parts=(((0,), Dense()), (rest, Ranges(sink_tokens=2, window_tokens=9)), ((1,), Gather(index=few))))
+        return PerHead(
+            parts=(((0,), Dense()), (rest, Ranges(sink_tokens=2, window_tokens=9)), ((1,), Gather(index=few)))
+        )
     heads = {"shared": 1, "compact": 1, "per kv head": K, "per head": H}[kind]
     block = None if kind == "compact" else -(-T // 3)
     rows = 1 if block is None else -(-T // block)
@@ -66,7 +68,10 @@ def make_problem(
 ) -> Problem:  # fmt: skip
     torch.manual_seed(seed)
     B, H, K = heads
-    keys, values = torch.randn(B, K, S + 7, D)[:, :, :S], torch.randn(B, K, S + 7, D)[:, :, :S]  # spare room behind
+    keys, values = (
+        torch.randn(B, K, S + 7, D)[:, :, :S],
+        torch.randn(B, K, S + 7, D)[:, :, :S],
+    )  # spare room behind
     positions, start = _positions(form, B, K, T, S)
     inv_freq = 1 / 10000 ** (torch.arange(0, D // 2, 2).float() / (D // 2))
     given = {"none": None, "plain": (), "bands": _bands()}[rotary]
@@ -91,11 +96,21 @@ def test_fast_equals_naive(kind: str, rotary: str) -> None:
     if kind == "compact" and rotary == "none":
         pytest.skip("renumbering needs keys before rotation")
     forms = ("contiguous", "holes") if kind == "compact" else ("contiguous", "holes", "padded")
-    shapes = [((1, 4, 4), 1, 1), ((1, 8, 2), 1, 50), ((2, 8, 2), 33, 33), ((2, 4, 1), 64, 129), ((1, 8, 2), 63, 1063)]
+    shapes = [
+        ((1, 4, 4), 1, 1),
+        ((1, 8, 2), 1, 50),
+        ((2, 8, 2), 33, 33),
+        ((2, 4, 1), 64, 129),
+        ((1, 8, 2), 63, 1063),
+    ]
     for form, bias, (heads, T, S) in itertools.product(forms, ("none", "shared", "per head"), shapes):
         problem = make_problem(kind, form=form, rotary=rotary, bias=bias, heads=heads, T=T, S=S)
         torch.testing.assert_close(
-            attend(problem), naive_attend(problem), atol=1e-4, rtol=1e-4, msg=lambda m, at=(form, bias, T, S): f"{at}: {m}"
+            attend(problem),
+            naive_attend(problem),
+            atol=1e-4,
+            rtol=1e-4,
+            msg=lambda m, at=(form, bias, T, S): f"{at}: {m}",
         )
 
 
@@ -138,7 +153,10 @@ def test_partials_merge_to_the_whole() -> None:
     torch.manual_seed(0)
     q, k, v = torch.randn(1, 4, 5, D), torch.randn(1, 2, 90, D), torch.randn(1, 2, 90, D)
     whole, lse = partial_attend(q, k, v, scale=0.2)
-    parts = [partial_attend(q, k[:, :, cut], v[:, :, cut], scale=0.2) for cut in (slice(0, 7), slice(7, 60), slice(60, 90))]
+    parts = [
+        partial_attend(q, k[:, :, cut], v[:, :, cut], scale=0.2)
+        for cut in (slice(0, 7), slice(7, 60), slice(60, 90))
+    ]
     nothing = partial_attend(q, k[:, :, :3], v[:, :, :3], scale=0.2, mask=torch.zeros(5, 3, dtype=torch.bool))
     merged, total = merge_states([*parts, nothing])
     torch.testing.assert_close(merged, whole)
@@ -152,7 +170,10 @@ def test_partials_merge_to_the_whole() -> None:
 def test_cuda_equals_naive(kind: str, dtype: torch.dtype) -> None:
     for form, rotary, T in itertools.product(("contiguous", "holes"), ("plain", "bands"), (1, 63)):
         problem = make_problem(kind, form=form, rotary=rotary, heads=(1, 8, 2), T=T, S=T + 200)
-        moved = {n: getattr(problem, n).cuda() for n in ("queries", "keys", "values", "query_positions", "key_positions")}
+        moved = {
+            n: getattr(problem, n).cuda()
+            for n in ("queries", "keys", "values", "query_positions", "key_positions")
+        }
         for name in ("queries", "keys", "values"):
             moved[name] = moved[name].to(dtype)
         assert problem.rotary is not None
@@ -160,12 +181,16 @@ def test_cuda_equals_naive(kind: str, dtype: torch.dtype) -> None:
         visit = _to_cuda(problem.visit)
         on_gpu = Problem(**{**vars(problem), **moved, "rotary": turned, "visit": visit})
         tolerance = 1e-4 if dtype == torch.float32 else 6e-2
-        torch.testing.assert_close(attend(on_gpu).float().cpu(), naive_attend(problem), atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(
+            attend(on_gpu).float().cpu(), naive_attend(problem), atol=tolerance, rtol=tolerance
+        )
 
 
 def _to_cuda(visit: Visit) -> Visit:
     if isinstance(visit, Gather):
-        return Gather(index=visit.index.cuda(), query_block_tokens=visit.query_block_tokens, compact=visit.compact)
+        return Gather(
+            index=visit.index.cuda(), query_block_tokens=visit.query_block_tokens, compact=visit.compact
+        )
     if isinstance(visit, PerHead):
         return PerHead(parts=tuple((heads, _to_cuda(part)) for heads, part in visit.parts))
     return visit

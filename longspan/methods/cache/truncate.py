@@ -62,7 +62,9 @@ class Truncate(Reading):
 
     def __post_init__(self) -> None:
         if self.keep_tokens is not None and self.keep_tokens < 2:
-            raise ValueError(f"got keep_tokens={self.keep_tokens}; allowed is 2 or more, or none for the model's window")
+            raise ValueError(
+                f"got keep_tokens={self.keep_tokens}; allowed is 2 or more, or none for the model's window"
+            )
 
     def check(self, model: ModelInfo) -> None:
         if self.keep_tokens is None and model.window_tokens <= QUESTION_TOKENS:

@@ -103,7 +103,7 @@ class LmInfinite(Positions, Selection, Storage):
         """The first tokens and the window."""
         return Ranges(sink_tokens=self.global_tokens, window_tokens=self._window(step.layer))
 
-    def keep(
+    def compact(
         self,
         layer: LayerInfo,
         store: KeyView,

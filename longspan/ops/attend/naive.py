@@ -11,7 +11,12 @@ from longspan.visit import Dense, Gather, PerHead, Ranges, Visit
 
 
 def naive_logits(
-    queries: Tensor, keys: Tensor, query_positions: Tensor, key_positions: Tensor, rotary: Rotary | None, scale: float
+    queries: Tensor,
+    keys: Tensor,
+    query_positions: Tensor,
+    key_positions: Tensor,
+    rotary: Rotary | None,
+    scale: float,
 ) -> Tensor:
     """Scaled logits `[B, H, T, S]` of every pair, float32, without mask.
 
@@ -25,7 +30,9 @@ def naive_logits(
         return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), groups, scale)
     logits = queries.new_zeros((*queries.shape[:3], keys.shape[2]), dtype=torch.float32)
     for band in rotary.bands:
-        part = _dot(_turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups, scale)
+        part = _dot(
+            _turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups, scale
+        )
         low, high = band.low(query_positions)[:, None, :, None], band.high(query_positions)[:, None, :, None]
         at = key_positions[:, :, None, :]
         inside = ((at >= low) & (at < high)).repeat_interleave(_repeats(key_positions, keys, groups), dim=1)
@@ -39,14 +46,18 @@ def naive_mask(problem: Problem, visit: Visit | None = None) -> Tensor:
     B, H, T, S = *p.queries.shape[:3], p.num_tokens
     at, query = p.key_positions[:, :, None, :], p.query_positions[:, None, :, None]
     allowed = (at >= 0) & (query >= 0) & (at <= query)
-    allowed = allowed.repeat_interleave(_repeats(p.key_positions, p.keys, p.num_groups), dim=1).expand(B, H, T, S)
+    allowed = allowed.repeat_interleave(_repeats(p.key_positions, p.keys, p.num_groups), dim=1).expand(
+        B, H, T, S
+    )
     if isinstance(visit, Dense):
         return allowed
     if isinstance(visit, Ranges):
         near = (at < visit.sink_tokens) | (query - at < visit.window_tokens)
         return allowed & near.repeat_interleave(_repeats(p.key_positions, p.keys, p.num_groups), dim=1)
     if isinstance(visit, Gather):
-        chosen = torch.zeros(B, visit.index.shape[1], visit.index.shape[2], S + 1, dtype=torch.bool, device=at.device)
+        chosen = torch.zeros(
+            B, visit.index.shape[1], visit.index.shape[2], S + 1, dtype=torch.bool, device=at.device
+        )
         chosen.scatter_(3, torch.where(visit.index < 0, S, visit.index), True)
         chosen = chosen[..., :S].repeat_interleave(H // visit.index.shape[1], dim=1)
         block = visit.query_block_tokens or max(T, 1)

@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def partial_attend(
-    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float, mask: Tensor | None = None, causal: bool = False
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of one piece.
 
@@ -24,7 +30,9 @@ def partial_attend(
     if mask is not None:
         mask = mask.expand(*(max(a, 1) for a in mask.shape))
         additive = (
-            torch.zeros(mask.shape, dtype=queries.dtype, device=queries.device).masked_fill_(~mask, -torch.inf)
+            torch.zeros(mask.shape, dtype=queries.dtype, device=queries.device).masked_fill_(
+                ~mask, -torch.inf
+            )
             if mask.dtype == torch.bool
             else mask.to(queries.dtype)
         )

@@ -61,7 +61,9 @@ class Problem:
         get a kv head each."""
         groups = self.num_groups
         whole = [heads[i] // groups for i in range(0, len(heads), groups)]
-        if len(heads) % groups == 0 and list(heads) == [kv * groups + g for kv in whole for g in range(groups)]:
+        if len(heads) % groups == 0 and list(heads) == [
+            kv * groups + g for kv in whole for g in range(groups)
+        ]:
             kv_heads = whole
         elif len({head // groups for head in heads}) == 1:
             kv_heads = [heads[0] // groups]
@@ -73,8 +75,12 @@ class Problem:
             queries=take_heads(self.queries, list(heads)),
             keys=take_heads(self.keys, kv_heads),
             values=take_heads(self.values, kv_heads),
-            key_positions=take_heads(self.key_positions, kv_heads) if per_head_positions else self.key_positions,
-            bias=take_heads(self.bias, list(heads)) if self.bias is not None and self.bias.shape[1] > 1 else self.bias,
+            key_positions=take_heads(self.key_positions, kv_heads)
+            if per_head_positions
+            else self.key_positions,
+            bias=take_heads(self.bias, list(heads))
+            if self.bias is not None and self.bias.shape[1] > 1
+            else self.bias,
             visit=visit,
         )
 

@@ -18,6 +18,7 @@ from longspan.engine.api import applied, load
 from longspan.engine.model import SpanModel
 from longspan.errors import SpecError
 from longspan.methods.attention.duo_attention import (
+    BUNDLED,
     SLACK_TOKENS,
     DuoAttention,
     Gates,
@@ -268,3 +269,11 @@ def test_files_that_hold_no_gates_are_refused(tmp_path: Path, text: str) -> None
 def test_bad_settings_say_what_to_do(spec: str, message: str) -> None:
     with pytest.raises((SpecError, ValueError), match=message):
         load(random_model(), spec)
+
+
+def test_bundled_gates_are_those_of_the_reference_model() -> None:
+    """They must be made again whenever the reference model is."""
+    model = load("reference", "duo_attention")
+    assert model.info.fingerprint in load_gates(BUNDLED).fingerprints
+    slabs_of = [len(layer.slabs) for layer in model.read(random_ids(400), progress=False).run.layers]
+    assert 1 < sum(slabs_of) - len(slabs_of) < len(slabs_of)

@@ -90,10 +90,10 @@ def test_tokens_one_by_one_after_eviction(monkeypatch):
 def test_keep_pads_rows_that_hold_less():
     method, layer = LmInfinite(global_tokens=2, window_tokens=3), one_layer(rope=one_rope())
     slab = Slab([[-1, -1, -1, -1, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]])
-    kept = method.keep(layer, slab, {}, event="read")
+    kept = method.compact(layer, slab, {}, event="read")
     assert kept.tolist() == [[[-1, 4, 5, 6, 7]], [[0, 1, 5, 6, 7]]]
-    assert method.keep(layer, Slab([[0, 1, 5, 6, 7]]), {}, event="chunk") is None
-    assert method.keep(layer, slab, {}, event="token") is None
+    assert method.compact(layer, Slab([[0, 1, 5, 6, 7]]), {}, event="chunk") is None
+    assert method.compact(layer, slab, {}, event="token") is None
 
 
 def test_left_padding_equals_the_single_run():

@@ -153,7 +153,7 @@ class DuoAttention(Selection, Storage):
             return Dense()
         return Ranges(sink_tokens=self.sink_tokens, window_tokens=self.recent_tokens)
 
-    def keep(
+    def compact(
         self,
         layer: LayerInfo,
         store: KeyView,

@@ -80,9 +80,7 @@ class MInference(Selection):
     vertical_tokens: int = 500  # the authors' search space holds (vertical, slash) = (500, 700)
     slash_tokens: int = 700  # see vertical_tokens
     block_tokens: int = 64  # the authors' kernels
-    patterns: str = (
-        ""  # the authors search once per model; without a search they ship vertical-slash everywhere
-    )
+    patterns: str = ""  # the authors search once a model; without it, vertical-slash everywhere
 
     phases: ClassVar[frozenset[Phase]] = frozenset({"prefill"})
 
