@@ -128,18 +128,22 @@ def run_demo(
     budget_seconds: float,
     on_progress: Callable[[str, Exam, int], None] | None = None,
 ) -> Iterator[Result]:
-    """Every spec at every length, cheapest first, as far as the time goes."""
+    """Every spec at every length, shorter before longer and the cheapest next, as far as the time goes."""
     clock = Clock(budget_seconds)
-    for exam in exams:
-        for spec in sorted(specs, key=lambda spec: clock.expected(spec, exam.length_tokens)):
-            expected = clock.expected(spec, exam.length_tokens)
-            if expected > clock.left - SPARE_SECONDS:
-                reason = f"would take about {expected:.0f} s, {max(clock.left, 0):.0f} s are left"
-                yield Result(spec=spec, exam=exam, reason=reason)
-                continue
-            started = time.monotonic()
-            yield _measure(model.with_methods(spec), spec, exam, on_progress)
-            clock.note(spec, exam.length_tokens, time.monotonic() - started)
+    waiting = {spec: list(exams) for spec in specs}
+    while waiting:
+        spec = min(waiting, key=lambda name: clock.expected(name, waiting[name][0].length_tokens))
+        exam = waiting[spec].pop(0)
+        expected = clock.expected(spec, exam.length_tokens)
+        if expected > clock.left - SPARE_SECONDS:
+            reason = f"would take about {expected:.0f} s, {max(clock.left, 0):.0f} s are left"
+            yield from (Result(spec=spec, exam=longer, reason=reason) for longer in [exam, *waiting.pop(spec)])
+            continue
+        started = time.monotonic()
+        yield _measure(model.with_methods(spec), spec, exam, on_progress)
+        clock.note(spec, exam.length_tokens, time.monotonic() - started)
+        if not waiting[spec]:
+            del waiting[spec]
 
 
 def _measure(
