@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SPECS = (
     "dense",
     "truncate",
-    "yarn(factor=4) + minference + snapkv(keep=0.5)",
+    "ntk(factor=8) + duo_attention",
     "tokenselect",
     "lm_infinite(evict=false, window_tokens=1024) + gemfilter(keep=512, layer=6, score=softmax, pool_tokens=15)",
 )
@@ -31,10 +31,10 @@ def command(
         list[str] | None, typer.Option(help="Spec to compare; give it several times. Default: five specs.")
     ] = None,
     lengths: Annotated[str, typer.Option(help="Text lengths in tokens.")] = LENGTHS,
-    facts: Annotated[int, typer.Option(min=1, max=32, help="Facts hidden in each text.")] = 6,
+    facts: Annotated[int, typer.Option(min=1, max=32, help="Facts hidden in each text.")] = 5,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Time to spend; what would not fit is left out and said so.")
-    ] = 3.3,
+    ] = 3.75,
     report: Annotated[Path, typer.Option(help="The HTML report.")] = Path("longspan-demo.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
 ) -> None:

@@ -118,38 +118,68 @@ class Run:
             factor = plan.positions.logit_scale(new.positions.clamp(min=0), plan.info)
             if factor is not None:
                 queries = queries * factor[:, None, :, None].to(queries.dtype)
-        outs = []
-        for start, stop in self._chunks(plan, queries.shape[2]):
-            part = NewTokens(
-                positions=new.positions[:, start:stop], first=None if new.first is None else new.first + start
-            )
-            cut = slice(start, stop)
-            outs.append(
-                self._attend_chunk(
-                    index, plan, queries[:, :, cut], keys[:, :, cut], values[:, :, cut], part, scale
-                )
-            )
-            done = self.seen + stop
-            if plan.storage is not None and (self.phase == "decode" or done % self.chunk_tokens == 0):
-                self._compact(index, plan, "chunk" if self.phase == "prefill" else "token")
+        last = index in (len(self.plan.layers) - 1, self.stop_after_layer)
+        text, total = self._text_tokens(queries.shape[2]), queries.shape[2]
+        outs = self._attend_tokens(index, queries, keys, values, new, scale, slice(0, text))
+        if text < total:  # guesses of assisted decoding came along with the prompt
+            self._close_layer(index)
+            self.phase = "decode"
+            outs += self._attend_tokens(index, queries, keys, values, new, scale, slice(text, total))
+            self.phase = "decode" if last else "prefill"
         if plan.info.sliding_window_tokens is not None:
             self._slide(index, plan.info.sliding_window_tokens)
-        if index == len(self.plan.layers) - 1 or index == self.stop_after_layer:
+        if last:
             self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
-            self.seen += queries.shape[2]
+            self.seen += total
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+    def _text_tokens(self, num_tokens: int) -> int:
+        """How many of the next tokens still belong to the text that is read."""
+        if self.phase == "decode" or self.prompt_tokens is None:
+            return num_tokens
+        return min(num_tokens, max(self.prompt_tokens - self.seen, 0))
+
+    def _attend_tokens(
+        self,
+        index: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        new: NewTokens,
+        scale: float,
+        tokens: slice,
+    ) -> list[Tensor]:
+        """The tokens of a slice, chunk by chunk, each stored, attended to, and compacted where a method does."""
+        plan, outs = self.plan.layers[index], []
+        for first, end in self._chunks(plan, tokens.stop - tokens.start):
+            start, stop = tokens.start + first, tokens.start + end
+            cut = slice(start, stop)
+            part = NewTokens(
+                positions=new.positions[:, cut], first=None if new.first is None else new.first + start
+            )
+            given = (queries[:, :, cut], keys[:, :, cut], values[:, :, cut])
+            outs.append(self._attend_chunk(index, plan, *given, part, scale))
+            whole = (self.seen + stop) % self.chunk_tokens == 0
+            if plan.storage is not None and (self.phase == "decode" or whole):
+                self._compact(index, plan, "chunk" if self.phase == "prefill" else "token")
+        return outs
 
     def finish_reading(self) -> None:
         """End of a text: methods that compact after reading do so, and spare room is given back."""
         if self.phase == "decode":
             return
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
-        for index, plan in enumerate(self.plan.layers):
-            if plan.storage is not None and self.layers[index].slabs[0].num_tokens:
-                self._compact(index, plan, "read")
-            for slab in self.layers[index].slabs:
-                slab.fit()
+        for index in range(len(self.plan.layers)):
+            self._close_layer(index)
         self.phase = "decode"
+
+    def _close_layer(self, index: int) -> None:
+        """The text ends here, for one layer."""
+        plan = self.plan.layers[index]
+        if plan.storage is not None and self.layers[index].slabs[0].num_tokens:
+            self._compact(index, plan, "read")
+        for slab in self.layers[index].slabs:
+            slab.fit()
 
     def crop(self, num_tokens: int) -> None:
         """Forget the last `num_tokens` tokens (rejected guesses of assisted decoding)."""

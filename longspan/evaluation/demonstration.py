@@ -137,7 +137,9 @@ def run_demo(
         expected = clock.expected(spec, exam.length_tokens)
         if expected > clock.left - SPARE_SECONDS:
             reason = f"would take about {expected:.0f} s, {max(clock.left, 0):.0f} s are left"
-            yield from (Result(spec=spec, exam=longer, reason=reason) for longer in [exam, *waiting.pop(spec)])
+            yield from (
+                Result(spec=spec, exam=longer, reason=reason) for longer in [exam, *waiting.pop(spec)]
+            )
             continue
         started = time.monotonic()
         yield _measure(model.with_methods(spec), spec, exam, on_progress)

@@ -63,6 +63,19 @@ def test_generate_equals_stock_with_left_padding_beams_and_lookup(family: str) -
     assert torch.equal(model.generate(**inputs), stock[0])
 
 
+@pytest.mark.parametrize(
+    "spec", ["snapkv(keep=0.5)", "duo_attention(retrieval_heads=[1], recent_tokens=32, sink_tokens=4)"]
+)
+def test_prompt_lookup_under_methods_that_free_equals_plain_decoding(spec: str) -> None:
+    """Its first forward carries guesses behind the prompt; they are no part of the text that is compacted."""
+    model = random_model()
+    prompt = random_ids(40).repeat(3)[None]
+    with applied(model, spec):
+        plain = model.generate(prompt, max_new_tokens=20, do_sample=False)
+        looked_up = model.generate(prompt, max_new_tokens=20, do_sample=False, prompt_lookup_num_tokens=4)
+    assert torch.equal(plain, looked_up)
+
+
 def test_bfloat16_stays_close_to_stock() -> None:
     model, ids = random_model(dtype=torch.bfloat16), random_ids(120)
     with torch.no_grad():
