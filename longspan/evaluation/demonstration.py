@@ -174,7 +174,8 @@ def report_rows(results: Sequence[Result], about: dict[str, Any]) -> list[dict[s
             **about,
         }
         if result.reason is not None:
-            rows.append({**shared, "status": "skipped", "reason": result.reason, "depth": None})
+            depth = round(0.5 / len(result.exam.facts), 2)
+            rows.append({**shared, "status": "skipped", "reason": result.reason, "depth": depth})
             continue
         num = len(result.exam.facts)
         for number, (answer, right) in enumerate(zip(result.answers, result.right, strict=True)):
