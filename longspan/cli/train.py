@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Train models: the bundled reference model's recipe.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def _train() -> None:
-    """Train models: the bundled reference model's recipe."""
+    """Train models: the bundled reference model's recipe.
+
+    Example: longspan train reference --text books/ --out run/ --seconds 540
+    """
 
 
 @app.command()
