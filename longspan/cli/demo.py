@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +43,7 @@ def command(
 
     Example: longspan demo --seed 7
     """
+    from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -82,7 +84,7 @@ def command(
         live.update(bar)
         for result in run_demo(model, specs, exams, budget_seconds=minutes * 60, on_progress=on_progress):
             results.append(result)
-            live.update(_group(_table(results), bar))
+            live.update(Group(_table(results), bar))
         live.update(_table(results))
     left_out = [
         f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason
@@ -93,7 +95,7 @@ def command(
     about = {"model": model.name, "seed": seed, "device": str(model.info.device), "haystack": "pydoc"}
     results.sort(key=lambda found: (found.exam.length_tokens, specs.index(found.spec)))
     rows = report_rows(results, about)
-    invocation = "longspan " + " ".join(_quote(word) for word in sys.argv[1:])
+    invocation = "longspan " + shlex.join(sys.argv[1:])
     page = render_report(
         rows,
         title="longspan demo",
@@ -170,21 +172,9 @@ def _show_one(out: Any, results: list[Result]) -> None:
                 return
 
 
-def _group(*parts: Any) -> Any:
-    from rich.console import Group
-
-    return Group(*parts)
-
-
 def _tokens(size: int) -> str:
     return f"{size // 1024}K" if size % 1024 == 0 else f"{size:,}"
 
 
 def _millions(model: Any) -> int:
     return round(sum(weight.numel() for weight in model.hf_model.parameters()) / 1e6)
-
-
-def _quote(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)

@@ -86,10 +86,9 @@ class Applied:
 
 
 def _refuse_readings(plan: Plan) -> None:
-    reading = [s.name for s in plan.methods if "Reading" in s.method.claims()]
-    if reading:
+    if plan.reading_name is not None:
         raise UserInputError(
-            f"{reading[0]} reads a text in its own order, which generate() cannot do; "
+            f"{plan.reading_name} reads a text in its own order, which generate() cannot do; "
             "use longspan.load(model, methods=...).read(text).ask(question)"
         )
     measuring = [

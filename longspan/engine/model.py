@@ -179,7 +179,7 @@ class SpanModel:
 
         Methods that act after reading have no effect here. Raises UserInputError for specs with a Reading method.
         """
-        if any("Reading" in scoped.method.claims() for scoped in self.plan.methods):
+        if self.plan.reading_name is not None:
             raise UserInputError(
                 f"{self.spec} reads a text in an order of its own, so its tokens have no running logits"
             )

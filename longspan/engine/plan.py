@@ -56,6 +56,15 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     reading: Reading
 
+    def number(self, method: object) -> int:
+        """Place of a method in the spec; what a run remembers is kept by it."""
+        return next(i for i, scoped in enumerate(self.methods) if scoped.method is method)
+
+    @property
+    def reading_name(self) -> str | None:
+        """The method that reads a text in an order of its own, if any."""
+        return next((scoped.name for scoped in self.methods if "Reading" in scoped.method.claims()), None)
+
     @property
     def pre_rotary(self) -> bool:
         return any(layer.pre_rotary for layer in self.layers)

@@ -104,8 +104,7 @@ class Run:
 
     def state(self, layer: int, method: object, slab: int = 0) -> dict[str, Any]:
         """What `method` remembers for a layer and slab."""
-        number = next(i for i, scoped in enumerate(self.plan.methods) if scoped.method is method)
-        return self.states.setdefault((layer, number, slab), {})
+        return self.states.setdefault((layer, self.plan.number(method), slab), {})
 
     # the attention step
 
@@ -310,8 +309,7 @@ class Run:
         total = None
         for method in plan.steerings:
             given = step(method)
-            number = next(i for i, scoped in enumerate(self.plan.methods) if scoped.method is method)
-            given.state["ask"] = self.ask_states.get(number, {}).get(index)
+            given.state["ask"] = self.ask_states.get(self.plan.number(method), {}).get(index)
             bias = method.bias(given)
             if bias is not None:
                 total = bias if total is None else total + bias
