@@ -26,6 +26,12 @@ class Episode:
     filler: tuple[str, ...] = ()
 
 
+SMALL_ROOM_TOKENS = 700
+CROWD_SHARE = 0.6
+CROWD_ROOM_TOKENS = 900
+CROWD_PART_TOKENS = 450
+MAX_CROWD = 8
+
 _NOUNS = (
     "magic number",
     "secret code",
@@ -106,9 +112,10 @@ def _magic(kind: str, rng: random.Random, room: Room) -> Episode:
     elif kind == "multiquery":
         shape["keys"] = rng.choice((2, 3, 4, 4))
         shape["queries"] = rng.randint(2, shape["keys"])
-    if room.tokens < 700 and value == "uuids":
+    if room.tokens < SMALL_ROOM_TOKENS and value == "uuids" and kind != "single":
         value = "numbers"
-    turns = 1 if kind in ("multivalue", "multiquery") and room.tokens < 700 else _turns(rng, room)
+    small = room.tokens < SMALL_ROOM_TOKENS
+    turns = 1 if small and (kind in ("multivalue", "multiquery") or value == "uuids") else _turns(rng, room)
     puzzles = [
         ruler.niah(value=value, keys=shape["keys"], values=shape["values"], queries=shape["queries"])(
             rng, room
@@ -132,7 +139,7 @@ def _plain(puzzles: list[Puzzle], rng: random.Random) -> tuple[Puzzle, ...]:
 
 
 def _turns(rng: random.Random, room: Room) -> int:
-    return rng.choice((1, 1, 2, 3)) if room.tokens < 700 else rng.choice((1, 1, 2, 3, 4))
+    return rng.choice((1, 1, 2, 3)) if room.tokens < SMALL_ROOM_TOKENS else rng.choice((1, 2, 3, 4, 6, 8))
 
 
 def _puzzle(
@@ -155,7 +162,7 @@ def _keys(rng: random.Random, room: Room) -> Episode:
     noun = rng.choice(_NOUNS if numeric else _WORD_NOUNS)
     key = rng.choice(KEYS)
     value = rng.choice(NUMBERS if numeric else WORDS)
-    most = 8 if room.tokens < 700 else 14
+    most = 8 if room.tokens < SMALL_ROOM_TOKENS else 14
     keys = ruler.distinct(key, rng.choice((2, 4, 8, 8, 8, most)), rng)
     table = {name: value(rng) for name in keys}
     wording = rng.choice(_NEEDLES)
@@ -267,20 +274,40 @@ MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
     (0.04, _of("single")),
     (0.04, _of("multikey")),
     (0.09, _of("multivalue")),
-    (0.10, _of("multiquery")),
+    (0.11, _of("multiquery")),
     (0.06, _of("lines")),
-    (0.08, _keys),
-    (0.08, _pairs),
+    (0.09, _keys),
+    (0.09, _pairs),
     (0.24, _facts),
-    (0.24, _relations),
+    (0.17, _relations),
     (0.05, _variables),
     (0.01, _quote),
-    (0.01, _ready(ruler.common_words, "cwe")),
+    (0.02, _ready(ruler.common_words, "cwe")),
     (0.03, _ready(ruler.frequent_words, "fwe")),
 )
 
 
 def draw_episode(rng: random.Random, room: Room) -> Episode:
-    """One episode of the mix."""
+    """One episode of the mix, or a crowd of them: several in one text, all their questions asked in turn.
+
+    A long row teaches in proportion to its answers, and one episode asks only a few questions.
+    """
+    if room.tokens < CROWD_ROOM_TOKENS or rng.random() >= CROWD_SHARE:
+        return _draw(rng, room)
+    size = rng.randint(2, max(2, min(MAX_CROWD, room.tokens // CROWD_PART_TOKENS)))
+    part = replace(room, tokens=room.tokens // size)
+    drawn = [_draw(rng, part) for _ in range(size)]
+    together = [episode for episode in drawn if episode.haystack == "text" and episode.puzzles]
+    if not together:
+        return _draw(rng, room)
+    puzzles = [
+        replace(puzzle, preamble="" if index else puzzle.preamble)
+        for index, episode in enumerate(together)
+        for puzzle in episode.puzzles
+    ]
+    return Episode(kind="crowd", puzzles=tuple(puzzles), haystack="text")
+
+
+def _draw(rng: random.Random, room: Room) -> Episode:
     makers = [make for _, make in MIX]
     return rng.choices(makers, weights=[weight for weight, _ in MIX])[0](rng, room)

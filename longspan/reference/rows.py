@@ -40,6 +40,14 @@ class Row:
     answers: tuple[Answer, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Needle:
+    """A text to hide; with `line` on a line of its own."""
+
+    text: str
+    line: bool
+
+
 class _Source:
     """A token text with the places where a needle may go: `breaks[i]` says a sentence starts at token i."""
 
@@ -154,17 +162,16 @@ class RowMaker:
         lead = self._encode(head + "\n") if head else []
         if rng.random() < 0.12:
             lead = self._encode(rng.choice(puzzles).question + "\n\n") + lead
-        needles, line = [], False
-        for puzzle in puzzles:
-            line = puzzle.style == "line" and bool(puzzle.needles) or line
-        for puzzle in puzzles:
-            texts = [needle + "\n" if line else " " + needle for needle in puzzle.needles]
-            needles.append(([self._encode(text) for text in texts], puzzle.ordered))
-        room = used - 1 - len(lead) - talk - sum(len(ids) + 1 for group, _ in needles for ids in group)
+        groups = [
+            ([_Needle(text=text, line=puzzle.style == "line") for text in puzzle.needles], puzzle.ordered)
+            for puzzle in puzzles
+        ]
+        needed = sum(self._count(f" {needle.text}\n") + 1 for group, _ in groups for needle in group)
+        room = used - 1 - len(lead) - talk - needed
         if room < 24:
             return None
         body, breaks, plain = self._body(episode, rng, room)
-        tokens, weights = self._insert(body, breaks, needles, rng, line=line, text_weight=0 if plain else 1)
+        tokens, weights = self._insert(body, breaks, groups, rng, text_weight=0 if plain else 1)
         start = [self.bos, *lead]
         return _Context(
             tokens=np.concatenate([np.array(start, dtype=np.uint16), tokens]),
@@ -185,56 +192,53 @@ class RowMaker:
         start += int(ahead[0]) if len(ahead) else 0
         body = source.tokens[start : start + room].copy()
         breaks = np.flatnonzero(source.breaks[start : start + len(body)])
-        if self.newline[body[0]]:
-            body, breaks = body[1:], breaks[breaks > 0] - 1
-        elif self.stripped[body[0]] >= 0:
-            body[0] = self.stripped[body[0]]
         return body, breaks, source is self.noise
 
     def _insert(
         self,
         body: np.ndarray,
         breaks: np.ndarray,
-        needles: list[tuple[list[list[int]], bool]],
+        groups: list[tuple[list[_Needle], bool]],
         rng: random.Random,
         *,
-        line: bool,
         text_weight: int,
     ) -> tuple[np.ndarray, np.ndarray]:
-        places = np.unique(np.concatenate([breaks[breaks > 0], [len(body)]]))
-        at: dict[int, list[list[int]]] = {}
-        for group, ordered in needles:
-            wished = [rng.randint(0, len(body)) for _ in group]
-            chosen = [
-                int(places[min(int(np.searchsorted(places, wish)), len(places) - 1)]) for wish in wished
-            ]
-            for ids, place in zip(group, sorted(chosen) if ordered else chosen, strict=True):
-                at.setdefault(place, []).append(ids)
-        newline = self._encode("\n")
+        """Needles at sentence ends of the body, before its first sentence too, joined as `assemble` joins them."""
+        places = np.unique(np.concatenate([[0], breaks, [len(body)]])).tolist()
+        at: dict[int, list[_Needle]] = {0: []}
+        for group, ordered in groups:
+            chosen = [rng.choice(places) for _ in group]
+            for needle, place in zip(group, sorted(chosen) if ordered else chosen, strict=True):
+                at.setdefault(place, []).append(needle)
         tokens: list[np.ndarray] = []
         weights: list[np.ndarray] = []
-        previous = 0
-        for place in sorted(at):
-            tokens.append(body[previous:place])
-            weights.append(np.full(place - previous, text_weight, dtype=np.uint8))
-            added = [index for ids in at[place] for index in ids]
-            added = newline + added if line else added
-            tokens.append(np.array(added, dtype=np.uint16))
-            weights.append(np.zeros(len(added), dtype=np.uint8))
-            previous = place
-            if line and place < len(body):
-                if self.newline[body[place]]:
-                    previous += 1
-                else:
-                    tokens.append(np.array([self.stripped[body[place]]], dtype=np.uint16))
-                    weights.append(np.zeros(1, dtype=np.uint8))
-                    previous += 1
-        tokens.append(body[previous:])
-        weights.append(np.full(len(body) - previous, text_weight, dtype=np.uint8))
+        fresh = True
+        starts = sorted(at)
+        for place, following in zip(starts, [*starts[1:], len(body)], strict=True):
+            for needle in at[place]:
+                lead = "" if fresh else "\n" if needle.line else " "
+                ids = self._encode(lead + needle.text + ("\n" if needle.line else ""))
+                tokens.append(np.array(ids, dtype=np.uint16))
+                weights.append(np.zeros(len(ids), dtype=np.uint8))
+                fresh = needle.line
+            part = body[place:following]
+            if fresh and len(part):
+                part = self._without_lead(part)
+            tokens.append(part)
+            weights.append(np.full(len(part), text_weight, dtype=np.uint8))
+            fresh = fresh and not len(part)
         joined, loss = np.concatenate(tokens), np.concatenate(weights)
         while len(joined) and self.newline[joined[-1]]:
             joined, loss = joined[:-1], loss[:-1]
         return joined, loss
+
+    def _without_lead(self, part: np.ndarray) -> np.ndarray:
+        """A sentence's tokens without the space or line end before it."""
+        if self.newline[part[0]]:
+            return part[1:]
+        if self.stripped[part[0]] < 0:
+            return part
+        return np.concatenate([self.stripped[part[:1]].astype(np.uint16), part[1:]])
 
     def _quote_row(self, rng: random.Random, length: int, used: int) -> Row | None:
         """The text's own sentence, continued from its first words."""
@@ -258,7 +262,7 @@ class RowMaker:
             *self._encode("\nAnswer:"),
         ]
         reply = [*map(int, body[first + seen : last]), self.eos]
-        context = np.concatenate([np.array([self.bos], dtype=np.uint16), body])
+        context = np.concatenate([np.array([self.bos], dtype=np.uint16), self._without_lead(body)])
         weights = np.ones(len(context), dtype=np.uint8)
         weights[0] = 0
         return self._finish("quote", context, weights, [(asked, reply)], rng, length, weight=2)
