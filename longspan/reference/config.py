@@ -35,7 +35,7 @@ class RecipeConfig:
     """
 
     shape: ModelShape = field(default_factory=ModelShape)
-    buckets: tuple[tuple[int, int], ...] = ((512, 40), (1024, 24), (2048, 16), (4096, 13))
+    buckets: tuple[tuple[int, int], ...] = ((512, 24), (1024, 20), (2048, 16), (4096, 16))
     task_share: float = 0.5
     python_share: float = 0.04
     answer_weight: int = 16

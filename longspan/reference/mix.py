@@ -211,8 +211,8 @@ def _pairs(rng: random.Random, room: Room) -> Episode:
 
 def _facts(rng: random.Random, room: Room) -> Episode:
     """Natural facts, of one kind or mixed; some asked."""
-    count = rng.choice((1, 2, 4, 8, 8, 8))
-    facts = draw_facts(count, rng, same_template=rng.random() < 0.7)
+    count = rng.choice((1, 2, 4, 8, 8, 8, 8 if room.tokens < SMALL_ROOM_TOKENS else 12))
+    facts = draw_facts(count, rng, same_template=rng.random() < 0.8, similar=rng.random() < 0.4)
     asked = rng.sample(facts, min(count, _turns(rng, room)))
     puzzles = [replace(fact_puzzle([fact], rng), needles=()) for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in facts))
@@ -222,7 +222,7 @@ def _facts(rng: random.Random, room: Room) -> Episode:
 def _relations(rng: random.Random, room: Room) -> Episode:
     """Facts whose kind is drawn at random too."""
     count = rng.choice((1, 1, 2, 4, 8, 8))
-    drawn = draw_relations(count, rng, same_form=rng.random() < 0.4)
+    drawn = draw_relations(count, rng, same_form=rng.random() < 0.5)
     asked = rng.sample(drawn, min(count, _turns(rng, room)))
     puzzles = [_puzzle([], fact.question, [fact.answer], "") for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in drawn))
@@ -272,18 +272,18 @@ def _quote(rng: random.Random, room: Room) -> Episode:
 
 MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
     (0.04, _of("single")),
-    (0.04, _of("multikey")),
-    (0.09, _of("multivalue")),
-    (0.11, _of("multiquery")),
-    (0.06, _of("lines")),
+    (0.03, _of("multikey")),
+    (0.08, _of("multivalue")),
+    (0.09, _of("multiquery")),
+    (0.05, _of("lines")),
     (0.09, _keys),
-    (0.09, _pairs),
-    (0.24, _facts),
+    (0.07, _pairs),
+    (0.30, _facts),
     (0.17, _relations),
     (0.05, _variables),
     (0.01, _quote),
     (0.02, _ready(ruler.common_words, "cwe")),
-    (0.03, _ready(ruler.frequent_words, "fwe")),
+    (0.04, _ready(ruler.frequent_words, "fwe")),
 )
 
 

@@ -1,6 +1,7 @@
 """The recipe on a tiny scale: text, tokens, rows, network, resuming, export."""
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +105,32 @@ def test_rows_are_what_the_joined_text_gives(maker: RowMaker) -> None:
             equal += TOKENIZER(TOKENIZER.decode(context)).input_ids == context
             rows += 1
     assert equal >= 0.9 * rows
+
+
+def test_needles_are_hidden_as_the_suites_hide_them(maker: RowMaker) -> None:
+    """Before the first sentence too: a model trained without loses a needle that is the text's very first sentence."""
+    first = after_preamble = 0
+    for seed in range(400):
+        row = maker.make(random.Random(seed), 512)
+        text = TOKENIZER.decode(row.tokens.tolist(), skip_special_tokens=True)
+        first += text.startswith(("The ", "One of the special", "Remember: the "))
+        after_preamble += bool(re.match(r"(?:A|Some) special magic .*\nOne of the special", text))
+    assert first > 5 and after_preamble > 2
+
+
+def test_a_crowded_row_asks_about_several_episodes(maker: RowMaker) -> None:
+    rng, crowds = random.Random(4), []
+    while len(crowds) < 10:
+        row = maker.make(rng, 4096)
+        if row.answers and row.answers[0].kind == "crowd":
+            crowds.append(row)
+    assert sum(len(row.answers) for row in crowds) > 60
+    for row in crowds:
+        context = TOKENIZER.decode(row.tokens[: row.answers[0].start].tolist())
+        for answer in row.answers:
+            reply = TOKENIZER.decode(row.tokens[answer.start : answer.end - 1].tolist())
+            words = re.findall(r"\w+", reply.split(":")[-1])
+            assert words and sum(word in context for word in words) >= len(words) - 1, reply
 
 
 def test_one_seed_gives_one_row(maker: RowMaker) -> None:

@@ -25,6 +25,8 @@ ORDINALS = tuple(
     f"{day}{'th' if 10 < day < 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(day % 10, 'th')}"
     for day in range(1, 29)
 )
+FEW_VALUES = 3
+FEW_VALUES_SHARE = 0.7
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -65,10 +67,39 @@ def _fill(slot: str, rng: random.Random) -> str:
     return str(rng.randint(*bounds[slot]))
 
 
+class _FewValues:
+    """Fills slots mostly from a handful of values each, names of people and places from a handful of parts."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.known: dict[str, list[str]] = {}
+        self.firsts, self.surnames, self.heads, self.tails = (
+            rng.sample(parts, FEW_VALUES)
+            for parts in (lists.FIRST_NAMES, lists.SURNAMES, lists.PLACE_HEADS, lists.PLACE_TAILS)
+        )
+
+    def fill(self, slot: str, rng: random.Random) -> str:
+        if rng.random() >= FEW_VALUES_SHARE:
+            return _fill(slot, rng)
+        if slot == "place":
+            return rng.choice(self.heads) + rng.choice(self.tails)
+        if slot in ("person", "other_person"):
+            return f"{rng.choice(self.firsts)} {rng.choice(self.surnames)}"
+        return rng.choice(self.known.setdefault(slot, [_fill(slot, rng) for _ in range(FEW_VALUES)]))
+
+
 def draw_facts(
-    count: int, rng: random.Random, *, same_template: bool = False, held_out: bool = False
+    count: int,
+    rng: random.Random,
+    *,
+    same_template: bool = False,
+    held_out: bool = False,
+    similar: bool = False,
 ) -> list[Fact]:
-    """`count` facts with different questions; all of one kind and wording with `same_template`."""
+    """`count` facts with different questions; all of one kind and wording with `same_template`.
+
+    With `similar` their names and things are drawn from a few, so that only combinations tell the facts apart.
+    """
+    fill = _FewValues(rng).fill if similar else _fill
     patterns = [pattern for pattern in lists.PATTERNS if pattern.held_out == held_out]
     pattern = rng.choice(patterns)
     statement = rng.randrange(len(pattern.statements))
@@ -82,7 +113,7 @@ def draw_facts(
         slots = set(
             _SLOT.findall(pattern.statements[statement] + pattern.questions[question] + pattern.answer)
         )
-        filled = {slot: _fill(slot, rng) for slot in sorted(slots)}
+        filled = {slot: fill(slot, rng) for slot in sorted(slots)}
         fact = Fact(
             statement=with_article(pattern.statements[statement].format(**filled)),
             question=with_article(pattern.questions[question].format(**filled)),

@@ -72,6 +72,19 @@ def test_eight_facts_share_one_wording() -> None:
     assert puzzle.references[0] in (puzzle.evidence or ("",))[0]
 
 
+def test_similar_facts_differ_in_combinations_only() -> None:
+    """Each question has one answer, though most of its words stand in other facts too."""
+    shared = 0
+    for seed in range(40):
+        drawn = facts.draw_facts(8, random.Random(seed), same_template=True, similar=True)
+        assert len({fact.question for fact in drawn}) == 8
+        words = [set(re.findall(r"[A-Z]\w+", fact.statement)[1:]) for fact in drawn]
+        shared += sum(any(mine & other for other in words if other is not mine) for mine in words)
+    plain = facts.draw_facts(8, random.Random(3), same_template=True)
+    assert plain == facts.draw_facts(8, random.Random(3), same_template=True, similar=False)
+    assert shared > 40 * 8 / 4
+
+
 def test_facts_ask_for_what_they_state() -> None:
     rng = random.Random(7)
     drawn = facts.draw_facts(300, rng)
