@@ -38,7 +38,7 @@ class RecipeConfig:
     buckets: tuple[tuple[int, int], ...] = ((512, 24), (1024, 20), (2048, 16), (4096, 16))
     task_share: float = 0.5
     python_share: float = 0.04
-    answer_weight: int = 16
+    answer_weight: int = 40
     total_tokens: int = 1_150_000_000
     warmup_steps: int = 150
     peak: float = 1.0

@@ -212,7 +212,13 @@ def _pairs(rng: random.Random, room: Room) -> Episode:
 def _facts(rng: random.Random, room: Room) -> Episode:
     """Natural facts, of one kind or mixed; some asked."""
     count = rng.choice((1, 2, 4, 8, 8, 8, 8 if room.tokens < SMALL_ROOM_TOKENS else 12))
-    facts = draw_facts(count, rng, same_template=rng.random() < 0.8, similar=rng.random() < 0.4)
+    facts = draw_facts(
+        count,
+        rng,
+        same_template=rng.random() < 0.8,
+        similar=rng.random() < 0.4,
+        answer_first=rng.random() < 0.5,
+    )
     asked = rng.sample(facts, min(count, _turns(rng, room)))
     puzzles = [replace(fact_puzzle([fact], rng), needles=()) for fact in asked]
     puzzles[0] = replace(puzzles[0], needles=tuple(fact.statement for fact in facts))
@@ -278,7 +284,7 @@ MIX: tuple[tuple[float, Callable[[random.Random, Room], Episode]], ...] = (
     (0.05, _of("lines")),
     (0.09, _keys),
     (0.07, _pairs),
-    (0.30, _facts),
+    (0.40, _facts),
     (0.17, _relations),
     (0.05, _variables),
     (0.01, _quote),

@@ -6,7 +6,7 @@ the answer is in the context or nowhere. `facts.unseen` uses kinds of fact the r
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from longspan.evaluation.sample import Puzzle, Room, Task
@@ -67,6 +67,18 @@ def _fill(slot: str, rng: random.Random) -> str:
     return str(rng.randint(*bounds[slot]))
 
 
+def _answer_first(pattern: lists.Pattern) -> lists.Pattern:
+    """The kind of fact with only those wordings that name no part of the subject before the answer."""
+    answer = set(_SLOT.findall(pattern.answer))
+    subject = set(_SLOT.findall("".join(pattern.questions))) - answer
+    kept = [
+        wording
+        for wording in pattern.statements
+        if next(slot for slot in _SLOT.findall(wording) if slot in answer | subject) in answer
+    ]
+    return replace(pattern, statements=tuple(kept))
+
+
 class _FewValues:
     """Fills slots mostly from a handful of values each, names of people and places from a handful of parts."""
 
@@ -94,13 +106,17 @@ def draw_facts(
     same_template: bool = False,
     held_out: bool = False,
     similar: bool = False,
+    answer_first: bool = False,
 ) -> list[Fact]:
     """`count` facts with different questions; all of one kind and wording with `same_template`.
 
-    With `similar` their names and things are drawn from a few, so that only combinations tell the facts apart.
+    With `similar` their names and things are drawn from a few, so that only combinations tell the facts apart. With
+    `answer_first` every sentence gives its answer before it says what of, which a causal model cannot mark in passing.
     """
     fill = _FewValues(rng).fill if similar else _fill
     patterns = [pattern for pattern in lists.PATTERNS if pattern.held_out == held_out]
+    if answer_first:
+        patterns = [found for pattern in patterns if (found := _answer_first(pattern)).statements]
     pattern = rng.choice(patterns)
     statement = rng.randrange(len(pattern.statements))
     question = rng.randrange(len(pattern.questions))
