@@ -32,8 +32,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from longspan.engine.api import load
+from longspan.engine.attention import attend_layer
 from longspan.engine.model import SpanModel
-from longspan.engine.run import Run
 from longspan.evaluation.provenance import commit, versions
 from longspan.ops.attend import attend, naive_attend
 
@@ -149,7 +149,7 @@ def check(model: SpanModel, stock: LlamaForCausalLM, ids: Tensor) -> dict[str, f
         "lm_infinite(window_tokens=512, max_distance_tokens=512)",
     ):
         worst.pop("step", None)
-        with patch("longspan.engine.run.attend", compare):
+        with patch("longspan.engine.attention.attend", compare):
             reader = model.with_methods(spec).reader()
             reader.chunk_tokens = 400
             reader.prefill(reader.new_run(), [text])
@@ -184,7 +184,7 @@ def compare_speed(
     AttentionMaskInterface.register("timed_sdpa", sdpa_mask)
     stock.set_attn_implementation("timed_sdpa")
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ("stock", *specs)}
-    with patch.object(Run, "attend_layer", meter.timed(Run.attend_layer)):
+    with patch("longspan.engine.seam.attend_layer", meter.timed(attend_layer)):
         for number in range(rounds):
             for name in found:
                 call = (
@@ -220,7 +220,7 @@ def scaling(
 ) -> dict[str, Any]:
     """One row: how seconds and memory of a spec grow from the first length to the last."""
     meter, found = Meter(), []
-    with patch.object(Run, "attend_layer", meter.timed(Run.attend_layer)):
+    with patch("longspan.engine.seam.attend_layer", meter.timed(attend_layer)):
         for tokens in lengths:
             found.append(meter.measure(lambda tokens=tokens: span_prefill(model, spec, ids[:tokens])))
             print(f"scaling {tokens:>6} tokens {spec:<24} {_short(found[-1])}", flush=True)

@@ -143,7 +143,10 @@ class Parser:
         while self._take("+"):
             calls.append(self._term(scoped=False))
         if self.place < len(self.text):
-            self._fail("cannot be read", "join methods with '+' and write settings as name(key=value, ...)")
+            self._fail(
+                "something that cannot be read",
+                "join methods with '+' and write settings as name(key=value, ...)",
+            )
         return tuple(calls)
 
     def _term(self, *, scoped: bool) -> MethodCall:
@@ -186,10 +189,10 @@ class Parser:
                 if key not in _SCOPE_KEYS or key in limits:
                     self.place = start
                     problem = (
-                        "given twice" if key in limits else f"no limit; {did_you_mean(key, _SCOPE_KEYS)}"
+                        "a second time" if key in limits else f"as a limit; {did_you_mean(key, _SCOPE_KEYS)}"
                     )
                     self._fail(
-                        f"'{key}' is {problem}", "on() takes layers, heads and phase once each, and a method"
+                        f"'{key}' {problem}", "on() takes layers, heads and phase once each, and a method"
                     )
                 limits[key] = self._value(key)
             else:

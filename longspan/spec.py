@@ -40,6 +40,7 @@ __all__ = [
 METHODS_ROOT = Path(__file__).with_name("methods")
 METHODS_PACKAGE = "longspan.methods"
 _DENSE = "dense"
+_MAX_WHOLE = 2**31 - 1  # what torch takes everywhere, and far beyond any count of tokens
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ def _resolve_item(item: object) -> tuple[ScopedMethod, ...]:
     if isinstance(item, MethodCall):
         return (_build(item),)
     if isinstance(item, Method):
+        _check_object(item)
         return (ScopedMethod(item, Scope(), _name_of(item)),)
     raise SpecError(
         f'methods are spec texts or method objects, got {item!r}; write for example methods="snapkv(keep=0.25)"'
@@ -169,7 +171,23 @@ def _build(call: MethodCall) -> ScopedMethod:
     return ScopedMethod(method, call.scope, call.name)
 
 
+def _check_object(method: Method) -> None:
+    """Hold the settings of a method made in Python to the types that a spec's text is held to."""
+    if not type(method).__module__.startswith(METHODS_PACKAGE):
+        return
+    hints = get_type_hints(type(method))
+    for entry in fields(method):
+        if entry.init:
+            value = getattr(method, entry.name)
+            given = tuple(value) if isinstance(value, list) else value
+            _checked(_name_of(method), entry, given, hints[entry.name])
+
+
 def _checked(name: str, entry: Field[Any], value: Value, hint: Any) -> Any:
+    if type(value) is int and abs(value) > _MAX_WHOLE:
+        raise SpecError(
+            f"{name}: {entry.name} takes whole numbers up to {_MAX_WHOLE}, got {value}; give a smaller one"
+        )
     try:
         return coerce(value, hint)
     except Mismatch as error:
@@ -177,9 +195,16 @@ def _checked(name: str, entry: Field[Any], value: Value, hint: Any) -> Any:
             "" if _is_required(entry) else f"; the default is {entry.name}={format_value(_default(entry))}"
         )
         raise SpecError(
-            f"{name}: {entry.name} takes {describe(hint)}, got {format_value(value)} "
+            f"{name}: {entry.name} takes {describe(hint)}, got {_shown(value)} "
             f"({type(value).__name__}){example}"
         ) from error
+
+
+def _shown(value: object) -> str:
+    try:
+        return format_value(value)
+    except SpecError:
+        return repr(value)
 
 
 def _method_class(name: str) -> type[Method]:

@@ -20,8 +20,9 @@ from typing import Annotated
 
 import typer
 
+from longspan.cli._output import EXIT_INTERRUPTED
+
 _EXIT_BAD_INPUT = 2
-_EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
 
 _HELP = """Give any Hugging Face language model a long context, and see what it costs in answers.
@@ -110,10 +111,11 @@ def _report(error: BaseException, arguments: Sequence[str]) -> int:
         return _EXIT_BROKEN_PIPE
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         _say("interrupted")
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     if isinstance(error, typer.TyperException):
         path = " ".join(["longspan", *[name for name in arguments[:1] if name in command_names()]])
-        _say(f"{error.format_message().rstrip('.')} (see `{path} --help`)")
+        problem = error.format_message().rstrip(".") or "no command given"
+        _say(f"{problem} (see `{path} --help`)")
     elif isinstance(error, OSError) and error.errno is not None:
         _say(_file_sentence(error))
     else:
@@ -125,7 +127,7 @@ def _file_sentence(error: OSError) -> str:
     place = f"{error.filename!r}" if error.filename is not None else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left on the disk for {place or 'the output'}; free some, or write to another place"
-    return f"{error.strerror}: {place}" if place else str(error.strerror)
+    return f"{error.strerror}: {place}; check the path and its permissions" if place else str(error.strerror)
 
 
 def _say(sentence: str) -> None:

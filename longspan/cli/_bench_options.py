@@ -7,7 +7,9 @@ from typing import Any
 
 from longspan.errors import UserInputError
 
-__all__ = ["read_depths", "read_lengths", "read_seeds", "read_tasks", "rerun_command"]
+__all__ = ["MAX_LENGTH_TOKENS", "read_depths", "read_lengths", "read_seeds", "read_tasks", "rerun_command"]
+
+MAX_LENGTH_TOKENS = 2**27
 
 
 def rerun_command(
@@ -43,8 +45,10 @@ def read_lengths(text: str) -> list[int]:
         number, factor = (
             (word[:-1], {"k": 1024, "m": 2**20}[word[-1].lower()]) if word[-1] in "kKmM" else (word, 1)
         )
-        if not number.isdecimal() or int(number) == 0:
-            raise UserInputError(f"--lengths has {word!r}, allowed are token counts such as 4096, 8K or 1M")
+        if not number.isdecimal() or not 0 < int(number) * factor <= MAX_LENGTH_TOKENS:
+            raise UserInputError(
+                f"--lengths has {word!r}, allowed are token counts such as 4096, 8K or 1M, up to 128M"
+            )
         lengths.append(int(number) * factor)
     return lengths
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+EXIT_INTERRUPTED = 130
 JSON_HELP = "Write the result as JSON to this file; - for standard output."
 
 
 def console() -> Console:
     """Where tables and panels go: standard output, as wide as the terminal, 100 columns where there is none."""
-    import sys
-
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100, highlight=False)
@@ -34,6 +38,61 @@ def write_json(file: Path, value: Any) -> None:
 
 def write_text(file: Path, text: str) -> None:
     """Replace a file's text, whole or not at all; makes its folder."""
+    try:
+        _write_whole(file, text)
+    except OSError as error:
+        # The user knows the file, not the temporary one beside it.
+        raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def check_writable(*files: Path | None) -> None:
+    """Refuse files that cannot be written, before a long command begins; None and `-` are skipped.
+
+    Raises:
+        UserInputError: a folder stands there, a file stands where a folder must be, or writing is not permitted.
+    """
+    from longspan.errors import UserInputError
+
+    for file in files:
+        if file is None or str(file) == "-":
+            continue
+        if file.is_dir():
+            raise UserInputError(f"{file} is a folder; give a file to write")
+        there = next(folder for folder in file.absolute().parents if folder.exists())
+        if not there.is_dir():
+            raise UserInputError(
+                f"cannot write {file}: {there} is a file, not a folder; choose another place"
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserInputError(f"cannot write {file}: {there} is read-only here; choose another place")
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Ctrl-C ends the program at once in this block, where nothing can be lost yet.
+
+    Libraries that are being imported swallow a KeyboardInterrupt now and then, and the program would go on. What
+    transformers would print beside our one sentence is kept quiet, unless its variables are set.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"longspan: interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def _write_whole(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:

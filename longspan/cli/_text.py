@@ -17,10 +17,11 @@ def read_text(name: str) -> str:
     if name == "-":
         data, shown = sys.stdin.buffer.read(), "standard input"
     else:
-        path, shown = Path(name), name
-        if path.is_dir():
+        path, shown = Path(name), name or "''"
+        if name and path.is_dir():
             raise UserInputError(f"{shown} is a folder; give one text file, or - for standard input")
-        if not path.is_file():
+        # A pipe is a file too: longspan ask <(pdftotext book.pdf -) "Who?"
+        if not (path.is_file() or path.is_fifo()):
             raise UserInputError(f"there is no file {shown}; give a text file, or - for standard input")
         data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longspan.cli._bench_options import read_depths, read_lengths, read_seeds, read_tasks, rerun_command
-from longspan.cli._output import JSON_HELP, console, write_json, write_text
+from longspan.cli._output import (
+    EXIT_INTERRUPTED,
+    JSON_HELP,
+    check_writable,
+    console,
+    loading,
+    write_json,
+    write_text,
+)
 from longspan.errors import UserInputError
 
 if TYPE_CHECKING:
     from longspan.evaluation.runner import Job, Runner
 
-_INTERRUPTED = 130
 _DEFAULTS = {"tasks": "niah_single_2,niah_multikey_1,vt", "lengths": "1024,4096", "depths": "0,25,50,75,100"}
 
 
@@ -76,6 +83,7 @@ def command(
         return
     chosen = {"tasks": tasks, "lengths": lengths, "depths": depths}
     load = {"dtype": dtype, "device": device}
+    check_writable(out / "results.jsonl", json_file)
     opening = (model, load, haystack, out, fresh, limit_seconds or None)
     if proof:
         given = [f"--{name}" for name, value in chosen.items() if value is not None]
@@ -87,7 +95,10 @@ def command(
         _run_proof(_open(*opening), methods, seeds, samples, docs, json_file)
     else:
         settings = _settings(
-            {name: value or _DEFAULTS[name] for name, value in chosen.items()}, methods, seeds, samples
+            {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()},
+            methods,
+            seeds,
+            samples,
         )
         rerun = rerun_command(model, settings, haystack, dtype, device)
         _run_grid(_open(*opening), settings, rerun, out, json_file)
@@ -111,7 +122,7 @@ def _settings(
         "tasks": read_tasks(chosen["tasks"]),
         "lengths": read_lengths(chosen["lengths"]),
         "depths": read_depths(chosen["depths"]),
-        "seeds": read_seeds(seeds or "1"),
+        "seeds": read_seeds("1" if seeds is None else seeds),
         "samples": samples,
     }
 
@@ -120,20 +131,24 @@ def _open(
     model: str, load: dict[str, Any], haystack: str, out: Path, fresh: bool, limit_seconds: float | None
 ) -> Runner:
     """Everything a run needs, with the results file opened first so that a broken one costs no waiting."""
-    import longspan
-    from longspan.evaluation.limits import Limits, free_memory
-    from longspan.evaluation.results import ResultLog
-    from longspan.evaluation.runner import Runner, Setup, open_haystack
+    from longspan.evaluation.results import ResultLog, set_aside
 
-    log = ResultLog(out / "results.jsonl")
+    file = out / "results.jsonl"
+    # Before it is opened: --fresh is the way out when the file cannot be read.
+    if fresh and (aside := set_aside(file)) is not None:
+        console().print(f"Earlier results are now in {aside}.")
+    log = ResultLog(file)
     if log.dropped_bytes:
         console().print(
             f"Dropped a last line that was cut short ({log.dropped_bytes} bytes) from {log.path}."
         )
-    if fresh and (aside := log.set_aside()) is not None:
-        console().print(f"Earlier results are now in {aside}.")
-    name, text = open_haystack(haystack)
-    loaded = longspan.load(model, **load)
+    with loading():
+        import longspan
+        from longspan.evaluation.limits import Limits, free_memory
+        from longspan.evaluation.runner import Runner, Setup, open_haystack
+
+        name, text = open_haystack(haystack)
+        loaded = longspan.load(model, **load)
     if loaded.tokenizer is None:
         raise UserInputError(f"the model {model!r} has no tokenizer; use a folder or hub id that holds one")
     limits = Limits(seconds=limit_seconds, free_bytes=free_memory(loaded.info.device.type))
@@ -196,7 +211,9 @@ def _run_grid(
             json_file, {"command": rerun, "setup": vars(runner.setup), "notes": notes, "summary": lines}
         )
     if stopped:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if rows and all(row["status"] == "skipped" for row in rows):
+        raise UserInputError(f"nothing could be measured: {rows[0]['reason']}")
 
 
 def _not_reached(runner: Runner, jobs: list[Job], rows: list[Any]) -> list[dict[str, Any]]:
@@ -233,7 +250,7 @@ def _run_proof(
     for name in methods or []:
         if name not in names:
             raise UserInputError(f"--methods {name!r} is no method with a claim; {did_you_mean(name, names)}")
-    tokenizer, first = runner.model.tokenizer, read_seeds(seeds or "1")
+    tokenizer, first = runner.model.tokenizer, read_seeds("1" if seeds is None else seeds)
     chosen = [claim for claim in claims if not methods or claim.method in methods]
     _, _, stopped = _run(runner, plan(chosen, first, tokenizer, samples))
     keys = dict.fromkeys(
@@ -246,7 +263,7 @@ def _run_proof(
     for note in _commit_notes(runner, rows):
         console().print(note)
     if stopped:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     command = "longspan bench --proof" + (f" --samples {samples}" if samples else "")
     write_text(docs / "proof.md", proof_markdown(verdicts, silent, rows, command))
     write_json(docs / "proof.json", proof_ledger(verdicts, silent, rows))

@@ -12,9 +12,11 @@ import typer
 from longspan.cli._output import JSON_HELP
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from longspan.evaluation.demonstration import Result
+    from longspan.engine.model import SpanModel
+    from longspan.evaluation.demonstration import Exam, Result
 
 SPECS = (
     "dense",
@@ -43,26 +45,46 @@ def command(
 
     Example: longspan demo --seed 7
     """
-    from rich.console import Group
-    from rich.live import Live
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from longspan.cli._output import console, write_json, write_text
-    from longspan.engine.api import load
-    from longspan.evaluation.demonstration import make_exam, report_answers, report_rows, run_demo
-    from longspan.evaluation.haystacks.pydoc import pydoc_haystack
-    from longspan.evaluation.report import render_report
+    from longspan.cli._output import EXIT_INTERRUPTED, check_writable, console, loading
 
     out = console()
     sizes = _lengths(lengths)
-    model = load("reference")
-    specs = tuple(model.with_methods(spec).spec for spec in (methods or SPECS))
-    haystack = pydoc_haystack()
-    exams = [make_exam(haystack, size, facts, model.tokenizer, seed) for size in sizes]
+    check_writable(report, json_file)
+    with loading():
+        from longspan.engine.api import load
+        from longspan.evaluation.demonstration import make_exam
+        from longspan.evaluation.haystacks.pydoc import pydoc_haystack
+
+        model = load("reference")
+        specs = tuple(model.with_methods(spec).spec for spec in (methods or SPECS))
+        haystack = pydoc_haystack()
+        exams = [make_exam(haystack, size, facts, model.tokenizer, seed) for size in sizes]
     out.print(
         f"A model of {_millions(model)}M parameters with a window of {model.window_tokens:,} tokens reads the Python language "
         f"reference, in which {facts} facts are hidden, and is asked for each. 'dense' is its own attention."
     )
+    results, stopped = _run(out, model, specs, exams, minutes)
+    notes = [f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason]
+    notes += [f"Stopped after {len(results)} of {len(specs) * len(exams)} readings."] if stopped else []
+    for line in notes:
+        out.print(line, style="dim", markup=False)
+    if results:
+        _show_one(out, results)
+        _write(out, model, specs, results, notes, seed, report, json_file)
+    if stopped:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _run(
+    out: Console, model: SpanModel, specs: tuple[str, ...], exams: list[Exam], minutes: float
+) -> tuple[list[Result], bool]:
+    """Results, shown as they come, and whether Ctrl-C ended it early."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from longspan.evaluation.demonstration import run_demo
+
     results: list[Result] = []
     bar = Progress(
         TextColumn("{task.description}"),
@@ -80,29 +102,45 @@ def command(
             total=exam.length_tokens,
         )
 
+    stopped = False
     with Live(console=out, refresh_per_second=4) as live:
         live.update(bar)
-        for result in run_demo(model, specs, exams, budget_seconds=minutes * 60, on_progress=on_progress):
-            results.append(result)
-            live.update(Group(_table(results), bar))
+        try:
+            for result in run_demo(model, specs, exams, budget_seconds=minutes * 60, on_progress=on_progress):
+                results.append(result)
+                live.update(Group(_table(results), bar))
+        except KeyboardInterrupt:
+            stopped = True
         live.update(_table(results))
-    left_out = [
-        f"{_tokens(r.exam.length_tokens)} {r.spec}: left out, {r.reason}." for r in results if r.reason
-    ]
-    for line in left_out:
-        out.print(line, style="dim", markup=False)
-    _show_one(out, results)
+    return results, stopped
+
+
+def _write(
+    out: Console,
+    model: SpanModel,
+    specs: tuple[str, ...],
+    results: list[Result],
+    notes: list[str],
+    seed: int,
+    report: Path,
+    json_file: Path | None,
+) -> None:
+    """The report, and the rows as JSON where they are asked for."""
+    from longspan.cli._output import write_json, write_text
+    from longspan.evaluation.demonstration import report_answers, report_rows
+    from longspan.evaluation.report import render_report
+
     about = {"model": model.name, "seed": seed, "device": str(model.info.device), "haystack": "pydoc"}
     results.sort(key=lambda found: (found.exam.length_tokens, specs.index(found.spec)))
     rows = report_rows(results, about)
-    invocation = "longspan " + shlex.join(sys.argv[1:])
+    facts = len(results[0].exam.facts)
     page = render_report(
         rows,
         title="longspan demo",
-        command=invocation,
+        command="longspan " + shlex.join(sys.argv[1:]),
         notes=[
             f"{facts} facts hidden in the Python language reference at each length; the model's window is {model.window_tokens:,} tokens.",
-            *left_out,
+            *notes,
         ],
         answers=report_answers(results),
     )
@@ -113,6 +151,7 @@ def command(
 
 
 def _lengths(text: str) -> list[int]:
+    from longspan.cli._bench_options import MAX_LENGTH_TOKENS
     from longspan.errors import UserInputError
 
     try:
@@ -121,8 +160,9 @@ def _lengths(text: str) -> list[int]:
         raise UserInputError(
             f"got --lengths {text!r}; give whole numbers of tokens, such as {LENGTHS}"
         ) from error
-    if sizes[0] < 1024:
-        raise UserInputError(f"got a length of {sizes[0]} tokens; give 1024 or more")
+    if sizes[0] < 1024 or sizes[-1] > MAX_LENGTH_TOKENS:
+        wrong = sizes[0] if sizes[0] < 1024 else sizes[-1]
+        raise UserInputError(f"got a length of {wrong} tokens; give 1024 to {MAX_LENGTH_TOKENS}")
     return sizes
 
 

@@ -1,12 +1,14 @@
 """`longspan train`: make the reference model anew, and measure one."""
 
-import json
 import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from longspan.cli._output import check_writable, write_json
+from longspan.errors import UserInputError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,20 +31,25 @@ def reference(
     ),
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     seconds: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds and write a checkpoint.")
+        float | None, typer.Option(min=0, help="Stop after so many seconds and write a checkpoint.")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Length of the whole schedule in tokens.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Length of the whole schedule in tokens.")] = None,
     start_from: Annotated[
         Path | None, typer.Option(help="Exported model to start from instead of random weights.")
     ] = None,
     peak: Annotated[
-        float, typer.Option(help="Highest share of the learning rates, say 0.25 with --start-from.")
+        float,
+        typer.Option(min=0, max=100, help="Highest share of the learning rates, say 0.25 with --start-from."),
     ] = 1.0,
     fit: Annotated[bool, typer.Option(help="End the schedule at --seconds instead of at --tokens.")] = False,
-    rows: Annotated[float, typer.Option(help="Rows of each step, as a share of the recipe's.")] = 1.0,
-    task_share: Annotated[float | None, typer.Option(help="Share of rows with hidden tasks, 0 to 1.")] = None,
+    rows: Annotated[
+        float, typer.Option(min=0, max=1000, help="Rows of each step, as a share of the recipe's.")
+    ] = 1.0,
+    task_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of rows with hidden tasks, 0 to 1.")
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that make data; by default all cores but one.")
+        int | None, typer.Option(min=0, help="Processes that make data; by default all cores but one.")
     ] = None,
     smoke: Annotated[
         bool, typer.Option(help="A tiny model for two minutes on a CPU: the same code, no use.")
@@ -53,6 +60,7 @@ def reference(
     Example: longspan train reference --text books/ --out run/ --seconds 540, then again with --resume
     """
     started = time.monotonic()
+    _check_model(start_from)
     from dataclasses import replace
 
     from longspan.reference.config import SMOKE, RecipeConfig
@@ -64,23 +72,19 @@ def reference(
     buckets = tuple((length, max(1, round(num * rows))) for length, num in config.buckets)
     share = config.task_share if task_share is None else task_share
     config = replace(config, peak=peak, buckets=buckets, task_share=share)
-    try:
-        tokenizer = prepare(text or [], out, config)
-        progress = train_piece(
-            config=config,
-            tokenizer=tokenizer,
-            shards=[out / "shards"],
-            out=out,
-            resume=resume,
-            seconds=seconds,
-            workers=max(1, (os.cpu_count() or 2) - 1) if workers is None else workers,
-            start_from=start_from,
-            fit=fit,
-            started=started,
-        )
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    tokenizer = prepare(text or [], out, config)
+    progress = train_piece(
+        config=config,
+        tokenizer=tokenizer,
+        shards=[out / "shards"],
+        out=out,
+        resume=resume,
+        seconds=seconds,
+        workers=max(1, (os.cpu_count() or 2) - 1) if workers is None else workers,
+        start_from=start_from,
+        fit=fit,
+        started=started,
+    )
     state = "finished" if progress.finished else "not finished: run again with --resume"
     typer.echo(f"step {progress.step:,}, {progress.tokens:,} tokens, {progress.seconds:.0f} s; {state}")
     typer.echo(f"model in {out / 'model'}")
@@ -93,29 +97,35 @@ def measure(
     json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path(
         "reference-table.json"
     ),
-    num_samples: Annotated[int, typer.Option(help="Samples for each task and length.")] = 200,
-    seconds: Annotated[float, typer.Option(help="Stop after so many seconds with what there is.")] = 3600.0,
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples for each task and length.")] = 200,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Stop after so many seconds with what there is.")
+    ] = 3600.0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Measure an exported model on held-out text and unseen seeds.
 
     Example: longspan train measure run/model --shards run/shards --num-samples 20
     """
+    _check_model(model)
+    check_writable(json_file)
     from longspan.reference.measure import measure as run_measure
 
-    try:
-        table = run_measure(
-            model,
-            [shards],
-            num_samples=num_samples,
-            device=device,
-            workers=max(1, (os.cpu_count() or 2) - 1),
-            seconds=seconds,
-            report=lambda line: print(line, flush=True),
+    table = run_measure(
+        model,
+        [shards],
+        num_samples=num_samples,
+        device=device,
+        workers=max(1, (os.cpu_count() or 2) - 1),
+        seconds=seconds,
+        report=lambda line: print(line, flush=True),
+    )
+    write_json(json_file, table)
+
+
+def _check_model(folder: Path | None) -> None:
+    """A name that is no folder would be looked up on the hub, for minutes."""
+    if folder is not None and not (folder / "config.json").is_file():
+        raise UserInputError(
+            f"{folder} is not a model folder (it has no config.json); give an exported model"
         )
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    temporary = json_file.with_name(json_file.name + ".part")
-    temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, json_file)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -20,6 +22,7 @@ from longspan.spec import Spec
 __all__ = ["applied", "load", "open_context"]
 
 REFERENCE = "reference"
+_DOWNLOAD_AGAIN = "copy or download the model again, or use another"
 
 
 def load(
@@ -55,7 +58,11 @@ def load(
             )
         name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         return _open(LoadedModel(model, tokenizer, name), methods, chunk_tokens)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(model, str | Path):
+        raise UserInputError(
+            f"got a {type(model).__name__} as the model; give a hub id, a folder, 'reference', or a PreTrainedModel"
+        )
+    place = _device(device)
     kind = _dtype(dtype, place)
     if str(model) == REFERENCE:
         from longspan.reference import load_reference
@@ -89,6 +96,18 @@ def applied(model: PreTrainedModel, methods: Spec) -> Iterator[PreTrainedModel]:
         yield model
 
 
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError) as error:
+        # A build of torch without CUDA says so by an assertion.
+        raise UserInputError(
+            f"got device={str(device)!r}, which is not here; use cpu, or cuda on a machine with a GPU"
+        ) from error
+    return place
+
+
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
     if dtype is None:
         return torch.float32 if device.type == "cpu" else None
@@ -101,26 +120,55 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype
 def _from_pretrained(
     name: str, dtype: torch.dtype | None, local_only: bool | None, trust: bool, with_tokenizer: bool
 ) -> tuple[PreTrainedModel, Any]:
-    looks_local = Path(name).exists() or name.startswith((".", "/", "~"))
+    looks_local = not name or Path(name).exists() or name.startswith((".", "/", "~"))
     if looks_local and not (Path(name).expanduser() / "config.json").is_file():
         raise UserInputError(
-            f"{name} is not a model folder (it has no config.json); give a folder in Hugging Face format or a hub id"
+            f"{name or repr(name)} is not a model folder (it has no config.json); give a folder in Hugging Face format or a hub id"
         )
     where = {"trust_remote_code": trust, "local_files_only": bool(local_only) or looks_local}
     try:
         config = AutoConfig.from_pretrained(name, **where)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if looks_local or isinstance(error, ValueError):
+            raise UserInputError(
+                f"cannot read the config.json of {name} ({_first_sentence(error)}); "
+                "give a complete model folder, of a kind that this version of transformers knows"
+            ) from error
         raise UserInputError(
             f"cannot find the model {name!r}: not a folder here, and the hub did not give it; "
             "check the spelling, or use the bundled model: reference"
         ) from error
     _refuse_other_kinds(name, config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or "auto", **where)
-        tokenizer = AutoTokenizer.from_pretrained(name, **where) if with_tokenizer else None
-    except OSError as error:
-        raise UserInputError(f"{name} is incomplete: {str(error).splitlines()[0]}") from error
-    return model, tokenizer
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype or "auto", output_loading_info=True, **where
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+        raise UserInputError(
+            f"cannot load the weights of {name} ({_first_sentence(error)}); {_DOWNLOAD_AGAIN}"
+        ) from error
+    # Transformers fills what is missing with random numbers and only warns.
+    if missing := sorted(report["missing_keys"]):
+        raise UserInputError(
+            f"the weights of {name} lack {missing[0]} ({len(missing)} missing in all); {_DOWNLOAD_AGAIN}"
+        )
+    return model, _tokenizer(name, where) if with_tokenizer else None
+
+
+def _tokenizer(name: str, where: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(name, **where)
+    except Exception as error:  # the tokenizers library raises nothing more special for a broken file
+        raise UserInputError(
+            f"cannot load the tokenizer of {name} ({_first_sentence(error)}); "
+            "add its tokenizer files to the folder, or load it with tokenizer=..."
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """The first line of a library's message, without its end stop, cut where it goes on."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.split(". ")[0].rstrip(".: ")
 
 
 def _refuse_other_kinds(name: str, config: Any) -> None:

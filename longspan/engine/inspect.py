@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longspan.engine.plan import Plan
-from longspan.engine.run import NewTokens, Run
+from longspan.engine.run import Run
 from longspan.engine.seam import SpanCache, find_attention_modules
 from longspan.errors import UnsupportedLayerError
-from longspan.roles import LayerInfo, ModelInfo, Rope
+from longspan.model_info import LayerInfo, ModelInfo, Rope
+from longspan.roles import Step
 
 PARITY_TOKENS = 12
 TOLERANCES = {torch.float32: 2e-4, torch.float64: 2e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
@@ -115,8 +116,10 @@ def _rope(model: PreTrainedModel, config: Any, layer_type: str | None, window: i
 
 @torch.no_grad()
 def attention_outputs(model: PreTrainedModel, forward: Callable[[Tensor], Any]) -> list[Tensor]:
-    """Outputs of every attention layer while `forward` runs the parity tokens."""
+    """Outputs of every attention layer while `forward` runs the parity tokens, without dropout."""
     outputs: list[Tensor] = []
+    training = [module for module in model.modules() if module.training]
+    model.eval()
     handles = [
         module.register_forward_hook(lambda m, a, out: outputs.append(out[0].detach()))
         for module in find_attention_modules(model)
@@ -128,6 +131,8 @@ def attention_outputs(model: PreTrainedModel, forward: Callable[[Tensor], Any]) 
     finally:
         for handle in handles:
             handle.remove()
+        for module in training:
+            module.training = True
     return outputs
 
 
@@ -157,28 +162,24 @@ def check_parity(model: PreTrainedModel, stock: list[Tensor], plan: Plan, name: 
 @torch.no_grad()
 def layers_without_rotary(model: PreTrainedModel, plan: Plan) -> frozenset[int]:
     """Layers whose queries ignore the rotary embedding, found by one token with cos = sin = 0."""
-    seen: dict[int, bool] = {}
+    untouched: set[int] = set()
 
-    class Probe(Run):
-        def attend_layer(
-            self, index: int, queries: Tensor, keys: Tensor, values: Tensor, new: NewTokens, scale: float
-        ) -> Tensor:
-            rope = self.plan.layers[index].info.rope
-            dims = rope.rotary_dims if rope else 0
-            seen[index] = dims == 0 or bool(queries[..., :dims].abs().max() > 0)
-            return values.repeat_interleave(queries.shape[1] // values.shape[1], dim=1)
+    def probe(index: int, step: Step) -> None:
+        dims = step.layer.rope.rotary_dims if step.layer.rope else 0
+        if dims == 0 or bool(step.queries[..., :dims].abs().max() > 0):
+            untouched.add(index)
 
     zero = [
         module.register_forward_pre_hook(_zero_embeddings, with_kwargs=True)
         for module in find_attention_modules(model)
     ]
     try:
-        cache = SpanCache(Probe(plan=plan, chunk_tokens=1))
+        cache = SpanCache(Run(plan=plan, chunk_tokens=1, watchers=[probe]))
         model(input_ids=torch.tensor([[1]], device=model.device), past_key_values=cache, use_cache=True)
     finally:
         for handle in zero:
             handle.remove()
-    return frozenset(index for index, untouched in seen.items() if untouched)
+    return frozenset(untouched)
 
 
 def _zero_embeddings(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

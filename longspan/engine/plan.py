@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from longspan.roles import (
-    LayerInfo,
-    ModelInfo,
-    Phase,
-    Positions,
-    Reading,
-    Selection,
-    Steering,
-    Storage,
-)
+from longspan.model_info import LayerInfo, ModelInfo
+from longspan.ops.attend import Rotary
+from longspan.roles import Phase, Positions, Reading, Selection, Steering, Storage
 from longspan.spec import ScopedMethod, canonical
 from longspan.visit import Band
 
@@ -38,6 +31,15 @@ class LayerPlan:
     selections: tuple[ScopedMethod, ...] = ()
     storage: Storage | None = None
     steerings: tuple[Steering, ...] = ()
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """The rotation that attention does itself, where keys are kept before rotation."""
+        if not self.pre_rotary:
+            return None
+        rope = self.info.rope
+        assert rope is not None
+        return Rotary(inv_freq=rope.inv_freq, scaling=rope.scaling, bands=self.bands)
 
     def selections_for(self, phase: Phase) -> tuple[ScopedMethod, ...]:
         return tuple(
@@ -100,7 +102,8 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
     for layer in scope.layers or ():
         if layer >= model.num_layers:
             raise ValueError(
-                f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}"
+                f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}; "
+                "name some of these in on(layers=...)"
             )
     plays_layers = isinstance(method, Positions | Selection | Storage | Steering)
     chosen = set(scope.layers) & open_layers if scope.layers is not None else open_layers
@@ -113,7 +116,8 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
         num_kv_heads = model.layers[0].num_kv_heads
         if max(scope.heads) >= num_kv_heads:
             raise ValueError(
-                f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}"
+                f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}; "
+                "name some of these in on(heads=...)"
             )
     selects_only = method.claims() == frozenset({"Selection"}) and not isinstance(method, Steering)
     if (scope.heads is not None or scope.phase is not None) and not selects_only:

@@ -49,32 +49,57 @@ class Prompt:
         return text + joint + answer_prefix.rstrip()
 
 
+def text_chunks(tokenizer: Any, text: Any, vocabulary: int) -> tuple[Iterator[Tensor], int | None]:
+    """Ids of a context's text in chunks `[T]`, and how many there are where that is known.
+
+    Args:
+        text: a str, token ids (a sequence of int or an int tensor `[S]`), or an iterator of str.
+        vocabulary: ids that the model knows.
+
+    Raises:
+        UserInputError: the text is empty or no text.
+    """
+    if isinstance(text, str):
+        ids = _with_head(tokenizer, encode(tokenizer, text)) if text.strip() else torch.zeros(0)
+        if not len(ids):
+            raise UserInputError("the text is empty; give a text with at least one word")
+        return iter([ids]), len(ids)
+    if isinstance(text, Tensor) or (isinstance(text, list | tuple) and text and isinstance(text[0], int)):
+        ids = torch.as_tensor(text).reshape(-1)
+        if not len(ids) or ids.is_floating_point():
+            raise UserInputError(
+                f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}; give at least one integer id"
+            )
+        if not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
+            raise UserInputError(
+                f"got token ids from {int(ids.min())} to {int(ids.max())}; this model has ids 0 to {vocabulary - 1}, "
+                "so encode the text with its own tokenizer"
+            )
+        return iter([ids.long()]), len(ids)
+    if isinstance(text, Iterable) and not isinstance(text, bytes):
+        return _stream_chunks(tokenizer, text), None
+    raise UserInputError(f"got a {type(text).__name__}; read takes a str, token ids, or an iterator of str")
+
+
 def encode(tokenizer: Any, text: str) -> Tensor:
     """Ids `[n]` of a text without any special token."""
-    return torch.tensor(
-        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=torch.long
-    )
+    if tokenizer is None:
+        raise UserInputError("this model has no tokenizer; give token ids, or load it with tokenizer=...")
+    if not isinstance(text, str):
+        raise UserInputError(f"got a {type(text).__name__} where a text is needed; give a str")
+    try:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    except TypeError as error:  # what the tokenizers library makes of half a character
+        raise UserInputError(
+            "the text holds characters that are not valid Unicode; decode it with errors='replace'"
+        ) from error
+    return torch.tensor(ids, dtype=torch.long)
 
 
-def starts_with_bos(tokenizer: Any) -> bool:
-    """Does the tokenizer put its bos before a text by itself, or does its chat template?"""
-    if tokenizer.bos_token_id is None:
-        return False
-    if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        return True
-    if not getattr(tokenizer, "chat_template", None):
-        return False
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
-    return text.startswith(tokenizer.bos_token)
-
-
-def text_pieces(text: str | Iterable[str]) -> Iterator[str]:
-    """A text or stream in pieces that end at white space, so that tokens do not break where pieces did."""
-    if isinstance(text, str):
-        yield text
-        return
+def text_pieces(stream: Iterable[str]) -> Iterator[str]:
+    """A stream in pieces that end at white space, so that tokens do not break where its own pieces did."""
     held = ""
-    for piece in text:
+    for piece in stream:
         if not isinstance(piece, str):
             raise UserInputError(
                 f"got a {type(piece).__name__} in a stream of text; give str pieces, or token ids as one sequence of int"
@@ -86,3 +111,34 @@ def text_pieces(text: str | Iterable[str]) -> Iterator[str]:
             held = held[cut:]
     if held:
         yield held
+
+
+def _stream_chunks(tokenizer: Any, stream: Iterable[str]) -> Iterator[Tensor]:
+    first = True
+    for piece in text_pieces(stream):
+        ids = encode(tokenizer, piece)
+        yield _with_head(tokenizer, ids) if first else ids
+        first = False
+    if first:
+        raise UserInputError("the stream held no text; give at least one word")
+
+
+def _with_head(tokenizer: Any, ids: Tensor) -> Tensor:
+    """A context's first ids: bos where the model wants one, then what its template puts before a user's text."""
+    head = [torch.tensor([tokenizer.bos_token_id])] if _starts_with_bos(tokenizer) else []
+    before = Prompt.of(tokenizer).before
+    if before:
+        head.append(encode(tokenizer, before))
+    return torch.cat([*head, ids])
+
+
+def _starts_with_bos(tokenizer: Any) -> bool:
+    """Does the tokenizer put its bos before a text by itself, or does its chat template?"""
+    if tokenizer.bos_token_id is None:
+        return False
+    if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]:
+        return True
+    if not getattr(tokenizer, "chat_template", None):
+        return False
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    return text.startswith(tokenizer.bos_token)

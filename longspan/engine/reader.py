@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -13,7 +12,8 @@ from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache
 from longspan.engine.store import SPARE_TOKENS
-from longspan.roles import ModelInfo, Steering, Step
+from longspan.model_info import ModelInfo
+from longspan.roles import Steering, Step
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
 
@@ -151,27 +151,3 @@ def _keep_last_query(run: Run, layer: int) -> Callable[[int, Step], None]:
             )
 
     return observe
-
-
-class Clock:
-    """Seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def measure(self, phase: str) -> _Span:
-        return _Span(self, phase)
-
-
-class _Span:
-    def __init__(self, clock: Clock, phase: str) -> None:
-        self.clock, self.phase = clock, phase
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *exc: object) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        elapsed = time.perf_counter() - self.start
-        self.clock.seconds[self.phase] = self.clock.seconds.get(self.phase, 0.0) + elapsed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
@@ -13,9 +15,10 @@ class Sampler:
     """Settings are checked here. `next` takes logits `[V]`."""
 
     def __init__(self, *, temperature: float, top_p: float, seed: int, max_new_tokens: int) -> None:
-        if max_new_tokens < 1:
-            raise UserInputError(f"got max_new_tokens={max_new_tokens}; allowed is 1 or more")
-        if temperature < 0:
+        for name, value, least in (("max_new_tokens", max_new_tokens, 1), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise UserInputError(f"got {name}={value!r}; allowed is a whole number of {least} or more")
+        if not 0 <= temperature < math.inf:
             raise UserInputError(f"got temperature={temperature}; allowed is 0 (greedy) or more")
         if not 0 < top_p <= 1:
             raise UserInputError(f"got top_p={top_p}; allowed is above 0 and up to 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from longspan.engine.store import LayerStore, Slab
 from longspan.errors import UserInputError
 
 if TYPE_CHECKING:
-    from longspan.engine.model import Context, SpanModel
+    from longspan.engine.context import Context
+    from longspan.engine.model import SpanModel
 
 FORMAT = 1
 
@@ -61,6 +63,8 @@ def save_context(context: Context, path: str | Path) -> None:
     if not target.parent.is_dir():
         raise UserInputError(f"there is no folder {target.parent} to save {target.name} in; make it first")
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    if target.is_dir():
+        raise UserInputError(f"{target} is a folder; give a file to save in, such as {target / 'book.span'}")
     try:
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
@@ -68,8 +72,14 @@ def save_context(context: Context, path: str | Path) -> None:
             {"longspan": json.dumps(header)},
         )
         os.replace(partial, target)
+    except (SafetensorError, OSError) as error:
+        # safetensors wraps what the system said; the user knows the file, not the temporary one beside it.
+        raise UserInputError(
+            f"cannot save the context in {target} ({error}); free some space, or save in another place"
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only disk there is none, and asking is an error of its own
+            partial.unlink(missing_ok=True)
 
 
 def open_context(path: str | Path, model: SpanModel) -> Context:
@@ -78,7 +88,7 @@ def open_context(path: str | Path, model: SpanModel) -> Context:
     Raises:
         UserInputError: no such file, not a context, or made with other weights or another spec.
     """
-    from longspan.engine.model import Context
+    from longspan.engine.context import Context
 
     if not Path(path).is_file():
         raise UserInputError(f"there is no file {path}; give the path that context.save wrote")
@@ -86,11 +96,15 @@ def open_context(path: str | Path, model: SpanModel) -> Context:
         with safe_open(str(path), framework="pt", device=str(model.info.device)) as file:
             header = json.loads((file.metadata() or {}).get("longspan", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
         raise UserInputError(f"{path} is not a saved context (or is cut short); save it again") from error
     _check(header, path, model)
-    run = _rebuild(header, tensors, model)
-    return Context(model, run, dict(header["read_seconds"]))
+    try:
+        return Context(model, _rebuild(header, tensors, model), dict(header["read_seconds"]))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserInputError(
+            f"{path} is a damaged context ({error!r} does not fit); read the text again and save it"
+        ) from error
 
 
 def _check(header: Any, path: str | Path, model: SpanModel) -> None:
@@ -98,13 +112,13 @@ def _check(header: Any, path: str | Path, model: SpanModel) -> None:
         raise UserInputError(
             f"{path} is no context of this version of longspan; read the text again and save it"
         )
-    if header["fingerprint"] != model.info.fingerprint:
+    if header.get("fingerprint") != model.info.fingerprint:
         raise UserInputError(
-            f"{path} was made with other weights ({header['model']}) than {model.name}; open it with the model that made it"
+            f"{path} was made with other weights ({header.get('model')}) than {model.name}; open it with the model that made it"
         )
-    if header["spec"] != model.spec:
+    if header.get("spec") != model.spec:
         raise UserInputError(
-            f"{path} was made under {header['spec']!r}, the model runs {model.spec!r}; load the model with the same methods"
+            f"{path} was made under {header.get('spec')!r}, the model runs {model.spec!r}; load the model with the same methods"
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface
 
-from longspan.engine.run import NewTokens, Run, StopForward
+from longspan.engine.attention import NewTokens, attend_layer
+from longspan.engine.run import Run, StopForward
 from longspan.errors import UnsupportedLayerError
 from longspan.ops.rotary import angles
 
@@ -126,14 +127,20 @@ def _attention(
         )
     run = key.run
     index = int(module.layer_idx)  # type: ignore[arg-type]
-    new = _new_tokens(run, query, attention_mask, position_ids)
-    out = run.attend_layer(index, query, key.keys, key.values, new, scale)
+    positions, first = _positions(run, query, attention_mask, position_ids)
+    new = NewTokens(
+        queries=query, keys=key.keys, values=key.values, positions=positions, first=first, scale=scale
+    )
+    out = attend_layer(run, index, new)
     if index == run.stop_after_layer:
         raise StopForward
     return out.transpose(1, 2), None
 
 
-def _new_tokens(run: Run, query: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> NewTokens:
+def _positions(
+    run: Run, query: Tensor, mask: Tensor | None, position_ids: Tensor | None
+) -> tuple[Tensor, int | None]:
+    """Positions `[B, T]` of the new tokens, -1 for padding, and the first where they are p, p+1, ... in every row."""
     B, _, T, _ = query.shape
     if position_ids is None:
         position_ids = torch.arange(run.seen, run.seen + T, device=query.device)[None]
@@ -145,8 +152,8 @@ def _new_tokens(run: Run, query: Tensor, mask: Tensor | None, position_ids: Tens
             "longspan builds its own masks; pass a 2-D attention_mask of [batch, tokens] with 0 for padding"
         )
     if mask is not None and not bool(mask.all()):
-        return NewTokens(positions=torch.where(mask[:, -T:].bool(), position_ids, -1), first=None)
-    return NewTokens(positions=position_ids, first=first if bool((position_ids == plain).all()) else None)
+        return torch.where(mask[:, -T:].bool(), position_ids, -1), None
+    return position_ids, first if bool((position_ids == plain).all()) else None
 
 
 def _stock_mask(query: Tensor, key: Tensor, mask: Tensor | None, sliding_window: int | None) -> Tensor:
@@ -183,6 +190,7 @@ class Seam:
         self.attention_modules = find_attention_modules(model)
         self._users = 0
         self._previous = ""
+        self._training: WeakSet[nn.Module] = WeakSet()
         self._handles: list[Any] = []
 
     def attach(self) -> None:
@@ -193,6 +201,8 @@ class Seam:
         AttentionMaskInterface.register(NAME, _mask_builder)
         model = self._model()
         assert model is not None
+        self._training = WeakSet(module for module in model.modules() if module.training)
+        model.eval()
         self._previous = model.config._attn_implementation
         model.set_attn_implementation(NAME)
         self._handles = [
@@ -212,6 +222,8 @@ class Seam:
         model = self._model()
         if model is not None:
             model.set_attn_implementation(self._previous)
+        for module in self._training:
+            module.training = True
 
 
 def _before_attention(

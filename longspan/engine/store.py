@@ -25,6 +25,7 @@ class Slab:
         self._values: Tensor | None = None
         self._positions: Tensor | None = None
         self._owns_room = True
+        self._took_room = False  # from the slab it was forked from, which wants it back
         self.contiguous_from: int | None = None  # p when every row holds positions p, p+1, ... without holes
 
     @property
@@ -114,20 +115,24 @@ class Slab:
         child = Slab(self.heads)
         child.num_tokens, child.contiguous_from = self.num_tokens, self.contiguous_from
         child._keys, child._values, child._positions = self._keys, self._values, self._positions
-        child._owns_room, self._owns_room = self._owns_room, False
+        child._owns_room = child._took_room = self._owns_room
+        self._owns_room = False
         return child
 
     def give_back(self, parent: Slab) -> None:
-        """End of a fork: the spare room is the parent's again, if the fork still uses the parent's tensors."""
-        if self._keys is parent._keys and self._owns_room:
-            parent._owns_room, self._owns_room = True, False
-        elif self._keys is not parent._keys:
-            parent._owns_room = True
+        """End of a fork: the spare room that it took over, and did not pass on, is the parent's again."""
+        shared = self._keys is parent._keys
+        if self._took_room and (self._owns_room or not shared):
+            parent._owns_room, self._took_room = True, False
+            if shared:
+                self._owns_room = False
 
     def select_rows(self, rows: Tensor) -> None:
         """Take batch rows `rows` (beam search, repeats)."""
         if self._keys is not None:
-            self._keys, self._values, self._positions = (x.index_select(0, rows) for x in self.tensors)
+            self._keys, self._values, self._positions = (
+                x.index_select(0, rows.to(x.device)) for x in self.tensors
+            )
             self._owns_room = True
 
     def _allocate(self, keys: Tensor, values: Tensor, capacity: int) -> None:

@@ -34,23 +34,21 @@ def combine_visits(
 
 
 def _restrict(visit: Visit, heads: tuple[int, ...], num_heads: int) -> list[tuple[tuple[int, ...], Visit]]:
-    if isinstance(visit, PerHead):
-        kept = [(tuple(h for h in named if h in heads), part, named) for named, part in visit.parts]
-        return [
-            found
-            for chosen, part, named in kept
-            if chosen
-            for found in _relabel(_restrict(part, tuple(named.index(h) for h in chosen), len(named)), chosen)
-        ]
+    """Parts of a `PerHead` for some of the slab's query heads."""
+    if not isinstance(visit, PerHead):
+        return [(heads, _of_heads(visit, heads, num_heads))]
+    found = []
+    for named, part in visit.parts:
+        places = tuple(place for place, head in enumerate(named) if head in heads)
+        if places:
+            found.append((tuple(named[place] for place in places), _of_heads(part, places, len(named))))
+    return found
+
+
+def _of_heads(visit: Visit, heads: tuple[int, ...], num_heads: int) -> Visit:
+    """A visit of `num_heads` query heads, for some of them."""
+    assert not isinstance(visit, PerHead), "a part of PerHead is never a PerHead itself"
     if isinstance(visit, Gather) and visit.index.shape[1] > 1:
         index = visit.index.repeat_interleave(num_heads // visit.index.shape[1], dim=1)
-        return [(heads, replace(visit, index=index[:, list(heads)]))]
-    return [(heads, visit)]
-
-
-def _relabel(
-    parts: list[tuple[tuple[int, ...], Visit]], heads: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], Visit]]:
-    """A restricted part of a PerHead speaks of the heads that were asked for, in their order."""
-    assert len(parts) == 1, "a part of PerHead is never a PerHead itself"
-    return [(heads, parts[0][1])]
+        return replace(visit, index=index[:, list(heads)])
+    return visit

@@ -17,7 +17,8 @@ from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
 from longspan.evaluation.suites.facts import Fact, draw_facts
 
 if TYPE_CHECKING:
-    from longspan.engine.model import Answer, SpanModel
+    from longspan.engine.context import Answer
+    from longspan.engine.model import SpanModel
 
 WORST_GROWTH = 2.0  # exponent of time in length that is assumed before two lengths were measured
 SPARE_SECONDS = 5.0

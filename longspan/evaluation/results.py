@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["IDENTITY", "ResultLog", "Row", "row_key"]
+__all__ = ["IDENTITY", "ResultLog", "Row", "row_key", "set_aside"]
 
 Row = Mapping[str, Any]
 """A result row, as described above."""
@@ -84,7 +84,7 @@ class ResultLog:
             try:
                 row = json.loads(line)
                 self.rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{self.path} line {number} is not a result row, expected one JSON object with a key a line; "
                     "repair the line, or start over with --fresh."
@@ -120,17 +120,17 @@ class ResultLog:
         row = self.rows.get(key)
         return row if row is not None and row["status"] == "done" else None
 
-    def set_aside(self) -> Path | None:
-        """Start over: move the file to the first free `<name>.<number>` beside it.
 
-        Returns:
-            Where the old rows are now, or None when there were none.
-        """
-        self.rows.clear()
-        if not self.path.exists():
-            return None
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        os.replace(self.path, aside)
-        return aside
+def set_aside(path: Path) -> Path | None:
+    """Start over: move a results file, whatever it holds, to the first free `<name>.<number>` beside it.
+
+    Returns:
+        Where the old rows are now, or None when there were none.
+    """
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside

@@ -140,7 +140,10 @@ def open_haystack(name: str) -> tuple[str, Haystack]:
         raise UserInputError(
             f"there is no haystack {name!r}; allowed are 'pydoc', 'noise', or a text file or folder that exists"
         )
-    digest = hashlib.sha256("".join(haystack.sentences).encode()).hexdigest()[:8]
+    joined = "".join(haystack.sentences)
+    if "\x00" in joined:
+        raise UserInputError(f"the haystack {name!r} looks like a binary file; give plain text")
+    digest = hashlib.sha256(joined.encode()).hexdigest()[:8]
     return f"{shown}:{digest}", haystack
 
 
@@ -257,8 +260,8 @@ class Runner:
                 haystack=self.haystack,
                 tokenizer=self.model.tokenizer,
             )
-        except ValueError as error:
-            return None, str(error)
+        except (ValueError, MemoryError) as error:
+            return None, refusal(error)
         return item, None
 
     def _row(self, entry: TaskEntry, case: Case, spec: str, item: Any, problem: str | None) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 from longspan.evaluation.haystacks.noise import NOISE
 from longspan.evaluation.sample import Puzzle, Room
 from longspan.reference.config import RecipeConfig
+from longspan.reference.joints import Joints, Prose
 from longspan.reference.mix import Episode, draw_episode
 from longspan.reference.shards import TokenText
 
 MAX_DRAWS = 20
-_CLOSING = "\"')]\u201d\u2019"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,6 @@ class _Needle:
     line: bool
 
 
-class _Source:
-    """A token text with the places where a needle may go: `breaks[i]` says a sentence starts at token i."""
-
-    def __init__(self, text: TokenText, ends: np.ndarray, opens: np.ndarray) -> None:
-        self.tokens = text.tokens
-        self.breaks = np.zeros(len(text.tokens), dtype=bool)
-        self.breaks[1:] = ends[text.tokens[:-1]] & opens[text.tokens[1:]]
-
-
 class RowMaker:
     """Makes rows of any length from tokenised text. Nothing is kept between rows, so one seed gives one row."""
 
@@ -66,26 +57,10 @@ class RowMaker:
         self.config = config
         self.encoder = tokenizer.backend_tokenizer
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        size = len(tokenizer)
-        words = [tokenizer.decode([index]) for index in range(size)]
-        index_of = {word: index for index, word in reversed(list(enumerate(words)))}
-        ends = np.array(
-            [word.rstrip(_CLOSING)[-1:] in (".", "!", "?") and word.strip() != "" for word in words]
-        )
-        self.newline = np.array([word.startswith("\n") and word.strip() == "" for word in words])
-        spaced = [word.startswith(" ") and len(word) > 1 and not word[1].isspace() for word in words]
-        opens = [
-            good and (word[1].isupper() or word[1] in "\"'(\u201c\u2018")
-            for good, word in zip(spaced, words, strict=True)
-        ]
-        self.stripped = np.array(
-            [index_of.get(word[1:], -1) if good else -1 for good, word in zip(spaced, words, strict=True)]
-        )
-        opens = (np.array(opens) & (self.stripped >= 0)) | self.newline
-        self.books = _Source(books, ends, opens)
-        self.python = _Source(python, ends, opens)
+        self.joints = Joints(tokenizer)
+        self.books, self.python = (self.joints.prose(text.tokens) for text in (books, python))
         noise = np.array(self._encode("\n".join([NOISE] * 600)), dtype=np.uint16)
-        self.noise = _Source(TokenText(tokens=noise, starts=np.zeros(1, dtype=np.int64)), ends, opens)
+        self.noise = self.joints.prose(noise)
         self._counts: dict[str, int] = {}
 
     def _encode(self, text: str) -> list[int]:
@@ -118,7 +93,7 @@ class RowMaker:
         return Row(tokens=tokens, weights=weights, answers=())
 
     @staticmethod
-    def _slice(source: _Source, rng: random.Random, length: int) -> np.ndarray:
+    def _slice(source: Prose, rng: random.Random, length: int) -> np.ndarray:
         start = rng.randrange(max(1, len(source.tokens) - length))
         return np.resize(source.tokens[start : start + length], length)
 
@@ -183,7 +158,7 @@ class RowMaker:
         """Haystack tokens, the places where a needle may go, and whether the text is filler (no loss on it)."""
         if episode.haystack == "lines":
             ids = np.array(self._encode("\n\n".join(episode.filler))[:room], dtype=np.uint16)
-            return ids, np.flatnonzero(self.newline[ids]), True
+            return ids, np.flatnonzero(self.joints.newline[ids]), True
         source = self.noise if episode.haystack == "noise" else self.books
         if episode.haystack == "text" and rng.random() < 0.08:
             source = self.python
@@ -223,22 +198,14 @@ class RowMaker:
                 fresh = needle.line
             part = body[place:following]
             if fresh and len(part):
-                part = self._without_lead(part)
+                part = self.joints.without_lead(part)
             tokens.append(part)
             weights.append(np.full(len(part), text_weight, dtype=np.uint8))
             fresh = fresh and not len(part)
         joined, loss = np.concatenate(tokens), np.concatenate(weights)
-        while len(joined) and self.newline[joined[-1]]:
+        while len(joined) and self.joints.newline[joined[-1]]:
             joined, loss = joined[:-1], loss[:-1]
         return joined, loss
-
-    def _without_lead(self, part: np.ndarray) -> np.ndarray:
-        """A sentence's tokens without the space or line end before it."""
-        if self.newline[part[0]]:
-            return part[1:]
-        if self.stripped[part[0]] < 0:
-            return part
-        return np.concatenate([self.stripped[part[:1]].astype(np.uint16), part[1:]])
 
     def _quote_row(self, rng: random.Random, length: int, used: int) -> Row | None:
         """The text's own sentence, continued from its first words."""
@@ -247,7 +214,7 @@ class RowMaker:
         spans = [
             (int(first), int(last))
             for first, last in zip(breaks, breaks[1:], strict=False)
-            if 14 <= last - first <= 40 and self.stripped[body[first]] >= 0
+            if 14 <= last - first <= 40 and self.joints.stripped[body[first]] >= 0
         ]
         if not spans:
             return None
@@ -262,7 +229,7 @@ class RowMaker:
             *self._encode("\nAnswer:"),
         ]
         reply = [*map(int, body[first + seen : last]), self.eos]
-        context = np.concatenate([np.array([self.bos], dtype=np.uint16), self._without_lead(body)])
+        context = np.concatenate([np.array([self.bos], dtype=np.uint16), self.joints.without_lead(body)])
         weights = np.ones(len(context), dtype=np.uint8)
         weights[0] = 0
         return self._finish("quote", context, weights, [(asked, reply)], rng, length, weight=2)

@@ -112,7 +112,7 @@ def test_a_cut_line_is_dropped_with_a_word(
 
 
 def test_skipped_lengths_are_said(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("--lengths", "64", "--depths", "50") == 0
+    assert bench("--lengths", "64,600", "--depths", "50") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "skipped 1 of niah_single_2 at 64 with dense: this puzzle needs" in shown
 

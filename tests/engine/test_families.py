@@ -76,6 +76,57 @@ def test_prompt_lookup_under_methods_that_free_equals_plain_decoding(spec: str) 
     assert torch.equal(plain, looked_up)
 
 
+@pytest.mark.parametrize("family", ["Llama", "MistralSliding", "Gemma3"])
+def test_rejected_guesses_leave_nothing_behind(family: str) -> None:
+    """A sliding window still holds all it may see once guesses are taken back, also after hundreds of tokens."""
+    model, prompt = random_model(family), random_ids(40).repeat(3)[None]
+    call = {"max_new_tokens": 320, "do_sample": False}
+    stock = model.generate(prompt, **call)
+    with applied(model, "dense"):
+        looked_up = model.generate(prompt, prompt_lookup_num_tokens=4, **call)
+    assert torch.equal(stock, looked_up)
+
+
+@pytest.mark.parametrize(
+    "spec", ["snapkv(keep=0.5)", "duo_attention(retrieval_heads=[1], recent_tokens=32, sink_tokens=4)"]
+)
+def test_prompt_lookup_behind_left_padding_equals_plain_decoding(spec: str) -> None:
+    """Guesses are found by their positions, which padding shifts against the number of tokens seen."""
+    model = random_model()
+    prompt = torch.cat([torch.zeros(30, dtype=torch.long), random_ids(40).repeat(3)])[None]
+    call = {"attention_mask": (prompt > 0).long(), "max_new_tokens": 20, "do_sample": False}
+    with applied(model, spec):
+        plain = model.generate(prompt, **call)
+        looked_up = model.generate(prompt, prompt_lookup_num_tokens=4, **call)
+    assert torch.equal(plain, looked_up)
+
+
+def test_a_model_in_training_is_so_again_when_detached() -> None:
+    model = random_model().train()
+    model.lm_head.eval()
+    with applied(model, "dense"):
+        assert not model.training
+    span = load(model)
+    assert not model.training
+    span.detach()
+    assert model.training and model.model.layers[0].training and not model.lm_head.training
+
+
+def test_every_layer_that_keeps_keys_before_rotation_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longspan.engine import model as module
+
+    loaded = load(random_model()).loaded
+    checked: list[list[bool]] = []
+    monkeypatch.setattr(
+        module,
+        "check_parity",
+        lambda model, stock, plan, name: checked.append([layer.pre_rotary for layer in plan.layers]),
+    )
+    for layer in (0, 1, 0):
+        loaded.plan(f"on(layers={layer}, lm_infinite(evict=false))")
+    assert checked == [[True, False], [False, True]]
+
+
 def test_bfloat16_stays_close_to_stock() -> None:
     model, ids = random_model(dtype=torch.bfloat16), random_ids(120)
     with torch.no_grad():

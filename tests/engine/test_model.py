@@ -55,6 +55,36 @@ def test_asking_needs_no_copy_of_the_context() -> None:
     assert second.layers[0].slabs[0].keys.data_ptr() != context.run.layers[0].slabs[0].keys.data_ptr()
 
 
+def test_a_fork_that_copied_does_not_take_the_spare_room_from_another() -> None:
+    """Of two open forks the second copies; when it ends, the room is still the first one's."""
+    span = make()
+    context, reader = span.read(words(random_ids(100))), span.reader()
+    asks, token = [random_ids(9, seed=seed) for seed in (5, 6, 7)], torch.tensor([33])
+    alone = []
+    for ask in asks:
+        branch = context.run.fork()
+        reader.advance(branch, ask)
+        alone.append(reader.advance(branch, token))
+        branch.give_back(context.run)
+    first, second = context.run.fork(), context.run.fork()
+    reader.advance(first, asks[0])
+    reader.advance(second, asks[1])
+    second.give_back(context.run)
+    third = context.run.fork()
+    reader.advance(third, asks[2])
+    torch.testing.assert_close(reader.advance(first, token), alone[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reader.advance(third, token), alone[2], atol=1e-5, rtol=1e-5)
+
+
+def test_text_without_a_tokenizer_is_refused() -> None:
+    span = load(random_model())
+    for text in ("w3 w4", iter(["w3 w4 "])):
+        with pytest.raises(UserInputError, match="this model has no tokenizer"):
+            span.read(text)
+    with pytest.raises(UserInputError, match="this model has no tokenizer"):
+        span.read([3, 4]).read("w5")
+
+
 def test_reading_on_gives_a_longer_context_and_leaves_the_first() -> None:
     span, first, rest = make(), words(random_ids(120)), words(random_ids(80, seed=1))
     short = span.read(first)

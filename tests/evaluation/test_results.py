@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from longspan.evaluation.results import IDENTITY, ResultLog, row_key
+from longspan.evaluation.results import IDENTITY, ResultLog, row_key, set_aside
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -104,11 +104,9 @@ def test_what_is_not_json_is_refused_before_anything_is_written(tmp_path: Path) 
 
 def test_fresh_sets_earlier_rows_aside_without_overwriting(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    assert ResultLog(path).set_aside() is None
+    assert set_aside(path) is None
     for number in (1, 2):
-        log = ResultLog(path)
-        log.append(row(f"key{number}"))
-        assert log.set_aside() == tmp_path / f"results.jsonl.{number}"
+        ResultLog(path).append(row(f"key{number}"))
+        assert set_aside(path) == tmp_path / f"results.jsonl.{number}"
         assert not path.exists()
-        assert log.rows == {}
     assert list(ResultLog(tmp_path / "results.jsonl.1").rows) == ["key1"]

@@ -272,3 +272,13 @@ def test_haystack_names_carry_a_digest_of_the_text(tmp_path: Path) -> None:
     assert open_haystack("noise")[0].startswith("noise:")
     with pytest.raises(UserInputError, match="allowed are 'pydoc', 'noise'"):
         open_haystack("pydco")
+
+
+def test_a_text_too_large_to_make_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(self: Haystack, *_: Any) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr(Haystack, "slice", too_large)
+    runner = make_runner(tmp_path)
+    rows = [outcome.row for outcome in runner.run(jobs_of(runner.model, specs=["dense"])[:1])]
+    assert [(row["status"], row["reason"]) for row in rows] == [("skipped", "out of memory")]

@@ -97,7 +97,7 @@ class FoundInTheMiddle(Steering):
     def __post_init__(self) -> None:
         if self.document_tokens < 2:
             raise ValueError(f"got document_tokens={self.document_tokens}; allowed is 2 or more, such as 100")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"got temperature={self.temperature:g}; allowed is above 0, such as 5e-5")
         if self.last_layers is not None and self.last_layers < 1:
             raise ValueError(
@@ -111,7 +111,7 @@ class FoundInTheMiddle(Steering):
     def check(self, model: ModelInfo) -> None:
         if self.last_layers is not None and self.last_layers > model.num_layers:
             raise ValueError(
-                f"got last_layers={self.last_layers}; {model.name} has {model.num_layers} layers"
+                f"found_in_the_middle: got last_layers={self.last_layers}; {model.name} has {model.num_layers} layers"
             )
 
     def documents(self, ids: Tensor) -> list[tuple[int, int]]:
@@ -125,7 +125,7 @@ class FoundInTheMiddle(Steering):
             ends = (ids[first:-1] == self.separator_id) & (ids[first + 1 :] != self.separator_id)
             if not bool((ids == self.separator_id).any()):
                 raise ValueError(
-                    f"got separator_id={self.separator_id}, which the text does not hold; take the last id of your "
+                    f"found_in_the_middle: got separator_id={self.separator_id}, which the text does not hold; take the last id of your "
                     "tokenizer's encoding of the separator, or leave it out for documents of one length"
                 )
             cuts = (ends.nonzero()[:, 0] + first + 1).tolist()

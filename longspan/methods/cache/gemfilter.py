@@ -93,7 +93,7 @@ class GemFilter(Reading):
     def check(self, model: ModelInfo) -> None:
         if self.layer is not None and self.layer >= model.num_layers:
             raise ValueError(
-                f"got layer={self.layer}; {model.name} has layers 0 to {model.num_layers - 1}, and fewer are faster"
+                f"gemfilter: got layer={self.layer}; {model.name} has layers 0 to {model.num_layers - 1}, and fewer are faster"
             )
         open_layers = [layer.index for layer in model.open_layers]
         if not open_layers:
@@ -104,7 +104,7 @@ class GemFilter(Reading):
         if self.layer is not None and self.layer not in open_layers:
             nearest = min(open_layers, key=lambda index: abs(index - self.layer))  # type: ignore[operator]
             raise ValueError(
-                f"got layer={self.layer}, which has a sliding window of its own in {model.name} and does not "
+                f"gemfilter: got layer={self.layer}, which has a sliding window of its own in {model.name} and does not "
                 f"see the whole text; write layer={nearest}"
             )
 

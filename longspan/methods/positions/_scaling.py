@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 from longspan.roles import ModelInfo
+
+MAX_FACTOR = 1e6  # powers of more do not fit a float
 
 
 def check_factor(factor: float) -> None:
-    """Raise ValueError unless `factor` is a finite number of 1 or more."""
-    if not (math.isfinite(factor) and factor >= 1):
+    """Raise ValueError unless `factor` is a number from 1 to `MAX_FACTOR`."""
+    if not 1 <= factor <= MAX_FACTOR:
         raise ValueError(
-            f"got factor={factor:g}; allowed is 1 (no change) or more: "
+            f"got factor={factor:g}; allowed is 1 (no change) or more, up to {MAX_FACTOR:,.0f}: "
             "factor=2 is for texts of twice the trained window"
         )
 

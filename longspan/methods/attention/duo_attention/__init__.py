@@ -121,7 +121,7 @@ class DuoAttention(Selection, Storage):
         if self.retrieval_heads is not None:
             if max(self.retrieval_heads, default=0) >= total:
                 raise ValueError(
-                    f"got kv head {max(self.retrieval_heads)}; {model.name} has kv heads 0 to {total - 1}, "
+                    f"duo_attention: got kv head {max(self.retrieval_heads)}; {model.name} has kv heads 0 to {total - 1}, "
                     f"numbered layer * {model.layers[0].num_kv_heads} + head"
                 )
             return

@@ -126,7 +126,7 @@ def read_patterns(path: str) -> tuple[tuple[HeadPattern, ...], ...]:
         found = tuple(tuple(tuple(head) for head in layer) for layer in layers)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"cannot read patterns={path!r} ({error!r}); give a JSON file written by search_patterns, or leave it out"
+            f"cannot read patterns={path!r} ({error}); give a JSON file written by search_patterns, or leave it out"
         ) from error
     for head in (head for layer in found for head in layer):
         named = len(head) == 3 and head[0] in PATTERNS

@@ -1,0 +1,182 @@
+"""A context that was read, the questions it is asked, and their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from longspan.engine.prompt import Prompt, encode
+from longspan.engine.reader import ModelReader, rechunk
+from longspan.engine.run import Run
+from longspan.engine.sampling import Sampler
+from longspan.engine.sources import Source, Tracer
+from longspan.engine.usage import Clock, Usage
+from longspan.errors import UserInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from longspan.engine.model import SpanModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer, the sentences of the context it was copied from (best first), and what it cost."""
+
+    text: str
+    sources: tuple[Source, ...]
+    usage: Usage
+    token_ids: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Context:
+    """A text as a model holds it. Asking never changes it; `read` gives a longer one and leaves this as it is."""
+
+    model: SpanModel
+    run: Run
+    read_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens read."""
+        return self.run.seen
+
+    @property
+    def kept_tokens(self) -> float:
+        """Tokens held, averaged over kv heads and layers."""
+        return self.run.kept_tokens
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys, values and positions held, measured from their storage (spare room for a question included)."""
+        return self.run.kv_bytes
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.num_tokens,
+            cached_tokens=0,
+            generated_tokens=0,
+            kv_bytes=self.kv_bytes,
+            peak_kv_bytes=self.run.peak_bytes,
+            seconds=dict(self.read_seconds),
+        )
+
+    def read(self, text: str) -> Context:
+        """This context followed by more text, as a new context."""
+        if isinstance(text, str) and not text.strip():
+            raise UserInputError("the text is empty; give a text with at least one word")
+        clock, reader = Clock(), self.model.reader()
+        with clock.measure("read"):
+            chunks = rechunk([encode(self.model.tokenizer, text)], reader.chunk_tokens)
+            branch = self.model.plan.reading.extend(reader, self.run, chunks)
+        return Context(self.model, branch, clock.seconds)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        answer_prefix: str = "",
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        sources: bool = True,
+    ) -> Answer:
+        """Answer a question about the context.
+
+        Args:
+            question: with a chat template it becomes the user's message behind the context; without, it follows as given.
+            answer_prefix: words the answer must begin with (they are not part of the result).
+            temperature: 0 takes the likeliest token each time.
+            sources: also name the sentences the answer was copied from.
+
+        Raises:
+            UserInputError: an empty question, or settings out of range.
+        """
+        tokenizer = self.model.tokenizer
+        if tokenizer is None:
+            raise UserInputError("this model has no tokenizer; load it with tokenizer=... to ask questions")
+        if not isinstance(question, str):
+            raise UserInputError(f"got a {type(question).__name__} as the question; give a str")
+        if not question.strip():
+            raise UserInputError("the question is empty; write one")
+        asked = encode(tokenizer, Prompt.of(tokenizer).question(question, answer_prefix))
+        if len(asked) >= self.model.window_tokens:
+            raise UserInputError(
+                f"the question has {len(asked)} tokens, the model's window is {self.model.window_tokens}; "
+                "ask a shorter one, or put the long part into the text that is read"
+            )
+        sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens)
+        stops = _stop_ids(self.model)
+        token_ids, usage, found = self._generate(asked, sampler, stops, trace=sources)
+        text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+        return Answer(text=text, sources=found, usage=usage, token_ids=tuple(token_ids))
+
+    def _generate(
+        self, asked: Tensor, sampler: Sampler, stops: frozenset[int], *, trace: bool
+    ) -> tuple[list[int], Usage, tuple[Source, ...]]:
+        clock, reader = Clock(), self.model.reader()
+        with clock.measure("prefill"):
+            branch, logits, tracer = self._open_branch(reader, asked, trace)
+        tokens: list[int] = []
+        with clock.measure("decode"):
+            while True:
+                token = sampler.next(logits[0])
+                if tracer is not None:
+                    tracer.settle(token)
+                if token in stops:
+                    break
+                tokens.append(token)
+                if len(tokens) >= sampler.max_new_tokens:
+                    break
+                following = reader.advance(branch, torch.tensor([token]))
+                assert following is not None
+                logits = following
+        usage = Usage(
+            prompt_tokens=len(asked),
+            cached_tokens=self.num_tokens,
+            generated_tokens=len(tokens),
+            kv_bytes=self.kv_bytes,
+            peak_kv_bytes=max(branch.peak_bytes, self.run.peak_bytes),
+            seconds=clock.seconds,
+        )
+        branch.give_back(self.run)
+        found = () if tracer is None else tracer.sources(self.model.tokenizer)
+        return tokens, usage, found
+
+    def _open_branch(
+        self, reader: ModelReader, asked: Tensor, trace: bool
+    ) -> tuple[Run, Tensor, Tracer | None]:
+        """Read the question, its last token apart, so that the answer's first token can be traced."""
+        branch = reader.open_question(self.run, asked)
+        tracer = Tracer(branch, self.run) if trace and len(asked) > 1 else None
+        if tracer is not None:
+            reader.advance(branch, asked[:-1])
+            reader.watch(branch, tracer.observe)
+        logits = reader.advance(branch, asked if tracer is None else asked[-1:])
+        assert logits is not None
+        return branch, logits, tracer
+
+    def save(self, path: str | Path) -> None:
+        """Write the context to a `.span` file (safetensors); `longspan.open_context` reads it back."""
+        from longspan.engine.save import save_context
+
+        save_context(self, path)
+
+
+def _stop_ids(model: SpanModel) -> frozenset[int]:
+    """Ids that end an answer: the tokenizer's eos and those of the generation config."""
+    found = {model.tokenizer.eos_token_id}
+    configured = getattr(model.hf_model.generation_config, "eos_token_id", None)
+    found.update(configured if isinstance(configured, list) else [configured])
+    stops = frozenset(int(token) for token in found if token is not None)
+    if not stops:
+        raise UserInputError(
+            f"the tokenizer of {model.name} has no eos token, so no answer would ever end; set tokenizer.eos_token first"
+        )
+    return stops
