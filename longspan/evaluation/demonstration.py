@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from longspan.engine.model import SpanModel
 
 WORST_GROWTH = 2.0  # exponent of time in length that is assumed before two lengths were measured
-SPARE_SECONDS = 5.0
+SPARE_SECONDS = 3.0
+MAX_NEW_TOKENS = 16  # the longest answer has about twelve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +130,16 @@ def run_demo(
     budget_seconds: float,
     on_progress: Callable[[str, Exam, int], None] | None = None,
 ) -> Iterator[Result]:
-    """Every spec at every length, shorter before longer and the cheapest next, as far as the time goes."""
-    clock = Clock(budget_seconds)
+    """Every spec at every length, shorter before longer and the cheapest next, as far as the time goes.
+
+    A spec that got nothing right at a length waits with the longer ones until no other is left.
+    """
+    clock, lost = Clock(budget_seconds), set[str]()
     waiting = {spec: list(exams) for spec in specs}
     while waiting:
-        spec = min(waiting, key=lambda name: clock.expected(name, waiting[name][0].length_tokens))
+        spec = min(
+            waiting, key=lambda name: (name in lost, clock.expected(name, waiting[name][0].length_tokens))
+        )
         exam = waiting[spec].pop(0)
         expected = clock.expected(spec, exam.length_tokens)
         if expected > clock.left - SPARE_SECONDS:
@@ -143,7 +149,10 @@ def run_demo(
             )
             continue
         started = time.monotonic()
-        yield _measure(model.with_methods(spec), spec, exam, on_progress)
+        result = _measure(model.with_methods(spec), spec, exam, on_progress)
+        yield result
+        if not any(result.right):
+            lost.add(spec)
         clock.note(spec, exam.length_tokens, time.monotonic() - started)
         if not waiting[spec]:
             del waiting[spec]
@@ -158,7 +167,7 @@ def _measure(
         spec=spec, exam=exam, read_seconds=context.usage.seconds["read"], kv_bytes=context.kv_bytes
     )
     for fact in exam.facts:
-        result.answers.append(context.ask(fact.question, max_new_tokens=24))
+        result.answers.append(context.ask(fact.question, max_new_tokens=MAX_NEW_TOKENS))
     peaks = [context.usage.peak_kv_bytes, *(answer.usage.peak_kv_bytes for answer in result.answers)]
     result.peak_kv_bytes = max(peaks)
     return result
