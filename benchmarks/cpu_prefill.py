@@ -264,7 +264,9 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, nargs="*", default=[4096, 16384], help="lengths to compare with stock"
     )
-    parser.add_argument("--specs", nargs="+", default=["dense", "minference()", "minference(block_tokens=256)"])
+    parser.add_argument(
+        "--specs", nargs="+", default=["dense", "minference()", "minference(block_tokens=256)"]
+    )
     parser.add_argument(
         "--scaling", type=int, nargs="*", default=[16384, 65536], help="lengths of the scaling row"
     )

@@ -157,6 +157,8 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
         plan.storage.observe(step(plan.storage))
     for watch in run.watchers:
         watch(index, step(None))
+    for trace in run.tracers:
+        trace(plan.info, problem)
     return out
 
 

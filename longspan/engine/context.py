@@ -157,7 +157,7 @@ class Context:
         tracer = Tracer(branch, self.run) if trace and len(asked) > 1 else None
         if tracer is not None:
             reader.advance(branch, asked[:-1])
-            reader.watch(branch, tracer.observe)
+            branch.tracers.append(tracer.observe)
         logits = reader.advance(branch, asked if tracer is None else asked[-1:])
         assert logits is not None
         return branch, logits, tracer

@@ -16,6 +16,8 @@ from torch import Tensor
 from longspan.engine.plan import Plan
 from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import SPARE_TOKENS, LayerStore, Slab
+from longspan.model_info import LayerInfo
+from longspan.ops.attend import Problem
 from longspan.roles import Phase, Step
 
 
@@ -38,6 +40,7 @@ class Run:
     origin: Tensor | None = None
     stop_after_layer: int | None = None
     watchers: list[Callable[[int, Step], None]] = field(default_factory=list)
+    tracers: list[Callable[[LayerInfo, Problem], None]] = field(default_factory=list)
     prompt_tokens: int | None = None
     last_queries: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
     ask_states: dict[int, dict[int, Any]] = field(default_factory=dict)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from longspan.engine.run import Run
-from longspan.roles import Step
+from longspan.model_info import LayerInfo
+from longspan.ops.attend import Problem, last_attention
 
 TOP_PLACES = 8
 AROUND_TOKENS = 120
@@ -31,7 +32,7 @@ class Source:
 
 
 class Tracer:
-    """Collects evidence during decoding, as a watcher of the run that decodes.
+    """Collects evidence during decoding, from the attention steps of the run that decodes.
 
     Args:
         run: the run before the question is read into it. A reading may have made it of chosen tokens of `context`;
@@ -46,18 +47,18 @@ class Tracer:
         self.evidence = torch.zeros(run.seen)
         self._pending: list[tuple[Tensor, Tensor]] = []
 
-    def observe(self, layer: int, step: Step) -> None:
+    def observe(self, layer: LayerInfo, problem: Problem) -> None:
         """After attention: remember where the last query of each head looked."""
-        if step.layer.sliding_window_tokens is not None:
+        if layer.sliding_window_tokens is not None:
             return
-        store = step.store
-        logits = step.logits(step.queries[:, :, -1:], step.query_positions[:, -1:], 0, store.num_tokens)[
-            0, :, 0
-        ]
-        at = store.positions[0].repeat_interleave(logits.shape[0] // store.positions.shape[1], dim=0)
-        weights = torch.softmax(logits.masked_fill(at < 0, -torch.inf), dim=-1)
+        weights, places = (x[0] for x in last_attention(problem))
         top = weights.topk(min(TOP_PLACES, weights.shape[-1]), dim=-1)
-        self._pending.append((top.values.cpu(), at.gather(1, top.indices).cpu()))
+        places = places.gather(1, top.indices)
+        positions = problem.key_positions[0].repeat_interleave(
+            len(weights) // problem.key_positions.shape[1], dim=0
+        )
+        at = torch.where(places >= 0, positions.gather(1, places.clamp(min=0)), -1)
+        self._pending.append((top.values.cpu(), at.cpu()))
 
     def settle(self, token: int) -> None:
         """The token that was produced after the last observed step."""

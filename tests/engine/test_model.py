@@ -297,3 +297,15 @@ def test_a_source_is_the_sentence_around_a_token() -> None:
     tokenizer = word_tokenizer()
     text, start, stop = sentence_around(tokenizer, torch.tensor([5, 6, 7]), 1)
     assert (text, start, stop) == ("w5w6w7", 0, 3)
+
+
+@pytest.mark.slow
+def test_sources_are_found_where_selected_tokens_are_renumbered() -> None:
+    """Under renumbered positions the evidence comes from what a step visited, not from keys far out of the window."""
+    filler = "The sea was grey that morning, and nobody on the quay said much about it. "
+    fact = "The harbour master of Brindlewick keeps a brass lantern in the cellar."
+    context = load("reference", "tokenselect").read(filler * 250 + fact + " " + filler * 650, progress=False)
+    assert context.num_tokens > 3 * 4096
+    answer = context.ask("What does the harbour master of Brindlewick keep in the cellar?")
+    assert "brass lantern" in answer.text
+    assert fact in answer.sources[0].text

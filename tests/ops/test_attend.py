@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from longspan.ops.attend import Problem, Rotary, attend, naive_attend
+from longspan.ops.attend import Problem, Rotary, attend, last_attention, naive_attend
 from longspan.ops.attend.partial import merge_states, partial_attend
 from longspan.visit import Band, Dense, Gather, PerHead, Ranges, Visit
 
@@ -108,6 +108,30 @@ def test_fast_equals_naive(kind: str, rotary: str) -> None:
         torch.testing.assert_close(
             attend(problem),
             naive_attend(problem),
+            atol=1e-4,
+            rtol=1e-4,
+            msg=lambda m, at=(form, bias, T, S): f"{at}: {m}",
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rotary", ["none", "plain", "bands"])
+def test_last_attention_is_that_of_the_last_query(kind: str, rotary: str) -> None:
+    if kind == "compact" and rotary != "plain":
+        pytest.skip("renumbering needs keys before rotation, and takes the place of bands")
+    shapes = [((1, 4, 4), 1, 1), ((1, 8, 2), 1, 50), ((2, 8, 2), 33, 129), ((2, 4, 1), 7, 129)]
+    forms = ("contiguous", "holes") if kind == "compact" else ("contiguous", "holes", "padded")
+    for form, bias, (heads, T, S) in itertools.product(forms, ("none", "shared", "per head"), shapes):
+        problem = make_problem(kind, form=form, rotary=rotary, bias=bias, heads=heads, T=T, S=S)
+        weights, places = last_attention(problem)
+        table = torch.zeros(*weights.shape[:2], S + 1).scatter_add_(
+            2, torch.where(places < 0, S, places), weights
+        )
+        values = problem.values.repeat_interleave(problem.num_groups, dim=1)
+        torch.testing.assert_close(table[..., S], torch.zeros_like(table[..., S]))
+        torch.testing.assert_close(
+            (table[..., None, :S] @ values)[:, :, 0],
+            naive_attend(problem)[:, :, -1],
             atol=1e-4,
             rtol=1e-4,
             msg=lambda m, at=(form, bias, T, S): f"{at}: {m}",

@@ -6,7 +6,8 @@ attention). Both take one `Problem`.
 """
 
 from longspan.ops.attend.fast import attend
+from longspan.ops.attend.last import last_attention
 from longspan.ops.attend.naive import naive_attend, naive_logits, naive_mask
 from longspan.ops.attend.problem import Problem, Rotary
 
-__all__ = ["Problem", "Rotary", "attend", "naive_attend", "naive_logits", "naive_mask"]
+__all__ = ["Problem", "Rotary", "attend", "last_attention", "naive_attend", "naive_logits", "naive_mask"]
