@@ -143,10 +143,10 @@ def run_demo(
         exam = waiting[spec].pop(0)
         expected = clock.expected(spec, exam.length_tokens)
         if expected > clock.left - SPARE_SECONDS:
-            reason = f"would take about {expected:.0f} s, {max(clock.left, 0):.0f} s are left"
-            yield from (
-                Result(spec=spec, exam=longer, reason=reason) for longer in [exam, *waiting.pop(spec)]
-            )
+            for longer in [exam, *waiting.pop(spec)]:
+                needed = clock.expected(spec, longer.length_tokens)
+                reason = f"would take about {needed:.0f} s, {max(clock.left, 0):.0f} s are left"
+                yield Result(spec=spec, exam=longer, reason=reason)
             continue
         started = time.monotonic()
         result = _measure(model.with_methods(spec), spec, exam, on_progress)
