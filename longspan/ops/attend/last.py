@@ -31,7 +31,10 @@ def last_attention(p: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _last_query(p: Problem) -> tuple[Problem, Tensor]:
-    """A dense (or ranges) problem of the last query, and the places `[B, h, n]` of its keys in the store of `p`."""
+    """A dense (or ranges) problem of the last query, and the places `[B, h, n]` of its keys in the store of `p`.
+
+    Weights need no values, so these are left as they stand and fit only where nothing was gathered.
+    """
     B, K, S, _ = p.keys.shape
     last = replace(p, queries=p.queries[:, :, -1:], query_positions=p.query_positions[:, -1:], num_new=1)
     if not isinstance(p.visit, Gather):
@@ -58,7 +61,6 @@ def _last_query(p: Problem) -> tuple[Problem, Tensor]:
     chosen = replace(
         last,
         keys=p.keys[batch, kv, at],
-        values=p.values[batch, kv, at],
         query_positions=query,
         key_positions=positions,
         visit=Dense(),
