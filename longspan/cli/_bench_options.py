@@ -30,12 +30,11 @@ def rerun_command(
 
 def read_tasks(text: str) -> list[str]:
     """Task names; the name of a suite stands for all its tasks."""
-    from longspan.evaluation.exams import find_task, find_tasks
+    from longspan.evaluation.registry import tasks_named
 
     names: list[str] = []
     for word in _words("--tasks", text):
-        suite = [entry.name for entry in find_tasks().values() if entry.suite == word]
-        names += suite or [find_task(word).name]
+        names += tasks_named(word)
     return list(dict.fromkeys(names))
 
 

@@ -1,32 +1,34 @@
 """What a task does with a model: build one item, put it to the model, return the fields of a result row.
 
-A value of a suite's `TASKS` is a `Task` (see `longspan.evaluation.sample`: a question over a long context), or an
-object with the members of `Exam` when there is no question to answer, as in `suites/perplexity.py`. The runner sees
-exams only.
+A value of a suite's `TASKS` is a `Task` (`longspan.evaluation.task`: puzzles over a long context), a `DataTask`
+(`longspan.evaluation.published`: published questions), or an object with the members of `Exam` when there is no question to
+answer, as in `suites/perplexity.py`. The runner sees exams only.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from longspan.errors import UserInputError, did_you_mean
 from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
-from longspan.evaluation.sample import Room, Sample, Task, make_sample, score
+from longspan.evaluation.haystacks.noise import noise_haystack
+from longspan.evaluation.metrics import grade
+from longspan.evaluation.published import DataTask, cut_middle
+from longspan.evaluation.sample import TEMPLATE_TOKENS, make_sample
+from longspan.evaluation.task import SEAM_TOKENS, Labels, Room, Sample, Task
 
 if TYPE_CHECKING:
     from longspan.engine.model import SpanModel
 
-__all__ = ["AnswerExam", "Exam", "TaskEntry", "find_task", "find_tasks"]
+__all__ = ["FIRST_SEED", "AnswerExam", "DataExam", "Exam", "PuzzleExam", "exam_of"]
 
-SUITES_ROOT = Path(__file__).with_name("suites")
-SUITES_PACKAGE = "longspan.evaluation.suites"
+FIRST_SEED = 1_000_000
+"""Seeds from here on are for evaluation: the reference model has been trained on samples of smaller seeds."""
+
+EXCERPT_CHARACTERS = 160
+EXCERPTS = 4
 
 
 class Exam(Protocol):
@@ -37,6 +39,19 @@ class Exam(Protocol):
 
     @property
     def kind(self) -> Literal["answer", "likelihood"]: ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the task measures; None without answers."""
+        ...
+
+    def num_items(self) -> int | None:
+        """How many different items there are; None where seeds make as many as are asked for.
+
+        Raises:
+            ValueError: the data are absent or malformed.
+        """
+        ...
 
     def takes_depth(self, length_tokens: int, tokenizer: TokenizerLike) -> bool:
         """True when the place of the answer can be chosen."""
@@ -61,18 +76,98 @@ class Exam(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerExam:
-    """A question over a long context, answered greedily and scored by RULER's string match."""
+    """A question over a long context, answered greedily and scored by the task's metric."""
 
     name: str
-    task: Task
     kind: Literal["answer", "likelihood"] = "answer"
 
+    @property
+    def labels(self) -> Labels:
+        """Of the task."""
+        raise NotImplementedError
+
+    def measure(self, model: SpanModel, item: Sample) -> dict[str, Any]:
+        """Read the context, ask the question, score the answer."""
+        context = model.read(item.context, progress=False)
+        answer = context.ask(
+            item.question, answer_prefix=item.answer_prefix, max_new_tokens=item.max_new_tokens, sources=False
+        )
+        return {
+            **self.marked(answer.text, item),
+            **costs(context, answer.usage),
+            "actual_tokens": answer.usage.cached_tokens + answer.usage.prompt_tokens,
+            "cut": answer.usage.generated_tokens >= item.max_new_tokens,
+        }
+
+    def marked(self, prediction: str, item: Sample) -> dict[str, Any]:
+        """The fields that say what was asked, answered and scored."""
+        scores = dict(grade(self.labels.metric, prediction, item.references, item.details))
+        return {
+            "score": scores.pop("score"),
+            "scores": scores,
+            "metric": self.labels.metric_name,
+            "ability": self.labels.ability,
+            "diffusion": self.labels.diffusion,
+            "scope": self.labels.scope,
+            "prediction": prediction,
+            "references": list(item.references),
+            "question": item.question,
+            "evidence": list(item.evidence),
+            "depths": list(item.depths),
+            "excerpt": excerpts(item),
+        }
+
+
+def costs(context: Any, usage: Any) -> dict[str, Any]:
+    """Seconds and bytes of one answer over a context that was read."""
+    return {
+        "generated_tokens": usage.generated_tokens,
+        "read_seconds": context.usage.seconds.get("read"),
+        "prefill_seconds": usage.seconds.get("prefill"),
+        "decode_seconds": usage.seconds.get("decode"),
+        "kv_bytes": context.kv_bytes,
+        "peak_kv_bytes": usage.peak_kv_bytes,
+    }
+
+
+def excerpts(item: Sample) -> list[list[str]]:
+    """The first pieces of evidence with the text around them: [before, evidence, after]."""
+    found = []
+    for piece in item.evidence[:EXCERPTS]:
+        start = item.context.find(piece)
+        if start >= 0:
+            end = start + len(piece)
+            before = item.context[max(0, start - EXCERPT_CHARACTERS) : start]
+            found.append([before, piece, item.context[end : end + EXCERPT_CHARACTERS]])
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PuzzleExam(AnswerExam):
+    """Puzzles that a suite invents, at any length."""
+
+    task: Task
+
+    @property
+    def labels(self) -> Labels:
+        """Of the task."""
+        return self.task
+
+    def num_items(self) -> None:
+        """As many as there are seeds."""
+        return None
+
     def takes_depth(self, length_tokens: int, tokenizer: TokenizerLike) -> bool:
-        """True for one needle of evidence: several would otherwise lie all in one place, which is another task."""
-        room = Room(tokens=length_tokens, count=lambda text: count_tokens(tokenizer, text))
+        """True for one piece of evidence: several would otherwise lie all in one place, which is another task."""
+        room = Room(
+            tokens=length_tokens - TEMPLATE_TOKENS,
+            count=lambda text: count_tokens(tokenizer, text),
+            haystack=noise_haystack(),
+            tokenizer=tokenizer,
+        )
         puzzle = self.task.make(Random(0), room)
         evidence = puzzle.needles if puzzle.evidence is None else puzzle.evidence
-        return puzzle.context is None and len(evidence) == 1
+        return (puzzle.context is None or self.task.places) and len(evidence) == 1
 
     def build(
         self,
@@ -84,8 +179,6 @@ class AnswerExam:
         tokenizer: TokenizerLike,
     ) -> Sample:
         """The sample of this length, depth and seed."""
-        from longspan.evaluation.haystacks.noise import noise_haystack
-
         return make_sample(
             self.task,
             name=self.name,
@@ -96,77 +189,74 @@ class AnswerExam:
             depth=depth,
         )
 
-    def measure(self, model: SpanModel, item: Sample) -> dict[str, Any]:
-        """Read the context, ask the question, score the answer."""
-        context = model.read(item.context, progress=False)
-        answer = context.ask(
-            item.question, answer_prefix=item.answer_prefix, max_new_tokens=item.max_new_tokens, sources=False
-        )
-        usage = answer.usage
-        return {
-            "score": score(answer.text, item),
-            "prediction": answer.text,
-            "references": list(item.references),
-            "question": item.question,
-            "evidence": list(item.evidence),
-            "actual_tokens": usage.cached_tokens + usage.prompt_tokens,
-            "generated_tokens": usage.generated_tokens,
-            "read_seconds": context.usage.seconds.get("read"),
-            "prefill_seconds": usage.seconds.get("prefill"),
-            "decode_seconds": usage.seconds.get("decode"),
-            "kv_bytes": context.kv_bytes,
-            "peak_kv_bytes": usage.peak_kv_bytes,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
-class TaskEntry:
-    """A task as it was found.
+class DataExam(AnswerExam):
+    """Published questions; contexts longer than the length asked for lose their middle, as in LongBench."""
 
-    Attributes:
-        suite: file name of its suite.
-        name: of the task.
-        exam: how it is run.
-        generator: digest of the source that makes its items: another digest, other items.
-    """
+    task: DataTask
 
-    suite: str
-    name: str
-    exam: Exam
-    generator: str
+    @property
+    def labels(self) -> Labels:
+        """Of the task."""
+        return self.task
+
+    def num_items(self) -> int:
+        """Questions in the file."""
+        return len(self.task.questions())
+
+    def takes_depth(self, length_tokens: int, tokenizer: TokenizerLike) -> bool:
+        """False: the text is as it was published."""
+        return False
+
+    def build(
+        self,
+        *,
+        length_tokens: int,
+        depth: float | None,
+        seed: int,
+        haystack: Haystack,
+        tokenizer: TokenizerLike,
+    ) -> Sample:
+        """The question whose number is `seed` (counted from 0, or from the first seed of evaluation)."""
+        questions = self.task.questions()
+        number = seed - FIRST_SEED if seed >= FIRST_SEED else seed
+        if number >= len(questions):
+            raise ValueError(
+                f"{self.name} has {len(questions)} questions, number {number} was asked for; ask for fewer samples"
+            )
+        asked = questions[number]
+        parts = (asked.question, asked.answer_prefix)
+        taken = sum(count_tokens(tokenizer, part) + SEAM_TOKENS for part in parts if part)
+        left = length_tokens - TEMPLATE_TOKENS - self.task.max_new_tokens - taken
+        if left < 1:
+            raise ValueError(
+                f"question and answer of {self.name} alone need {length_tokens - left} tokens, length_tokens is "
+                f"{length_tokens}; ask for more"
+            )
+        context, _ = cut_middle(asked.context, left, tokenizer)
+        kept = tuple(piece for piece in asked.evidence if piece in context)
+        return Sample(
+            task=self.name,
+            length_tokens=length_tokens,
+            seed=seed,
+            context=context,
+            question=asked.question,
+            answer_prefix=asked.answer_prefix,
+            references=asked.references,
+            answer=asked.answer or asked.references[0],
+            evidence=kept,
+            depths=tuple(round(context.index(piece) / max(1, len(context)), 4) for piece in kept),
+            max_new_tokens=self.task.max_new_tokens,
+            details=asked.details,
+        )
 
 
-@cache
-def find_tasks() -> Mapping[str, TaskEntry]:
-    """All tasks of all suites by name, found by walking the suites folder.
-
-    Raises:
-        ValueError: two suites have a task of the same name.
-    """
-    shared = (import_module("longspan.evaluation.sample"), import_module("longspan.evaluation.haystacks"))
-    shared_source = b"".join(Path(str(module.__file__)).read_bytes() for module in shared)
-    entries: dict[str, TaskEntry] = {}
-    for path in sorted(SUITES_ROOT.glob("*.py")):
-        if path.stem.startswith("_"):
-            continue
-        generator = hashlib.sha256(path.read_bytes() + shared_source).hexdigest()[:12]
-        for name, task in import_module(f"{SUITES_PACKAGE}.{path.stem}").TASKS.items():
-            if name in entries:
-                raise ValueError(
-                    f"task {name!r} is in suites {entries[name].suite!r} and {path.stem!r}; rename one."
-                )
-            exam: Exam = AnswerExam(name=name, task=task) if isinstance(task, Task) else task
-            entries[name] = TaskEntry(suite=path.stem, name=name, exam=exam, generator=generator)
-    return entries
-
-
-def find_task(name: str) -> TaskEntry:
-    """The task of that name.
-
-    Raises:
-        UserInputError: there is none; names the nearest.
-    """
-    entries = find_tasks()
-    if name not in entries:
-        raise UserInputError(f"there is no task {name!r}; {did_you_mean(name, entries)}")
-    return entries[name]
+def exam_of(name: str, task: Any) -> Exam:
+    """The exam of a value of a suite's `TASKS`."""
+    if isinstance(task, Task):
+        return PuzzleExam(name=name, task=task)
+    if isinstance(task, DataTask):
+        return DataExam(name=name, task=task)
+    exam: Exam = task
+    return exam

@@ -14,8 +14,8 @@ from typing import Any
 
 from longspan.card import all_cards
 from longspan.errors import CardError
-from longspan.evaluation.exams import find_task
 from longspan.evaluation.metrics.interval import newcombe_interval
+from longspan.evaluation.registry import find_task
 from longspan.evaluation.results import Row
 from longspan.evaluation.runner import Case, Job, grid
 from longspan.evaluation.summary import Summary, summarise
@@ -109,12 +109,13 @@ def load_claims() -> tuple[list[Claim], list[str]]:
         fields = dict(card.claim)
         try:
             fields["spec"], fields["against"] = canonical(fields["spec"]), canonical(fields["against"])
-            kind = find_task(fields["task"]).exam.kind
+            entry = find_task(fields["task"])
         except ValueError as error:
             raise CardError(f"CARD['claim'] of {name}: {error}") from error
-        if kind != "answer":
+        fields["task"] = entry.name
+        if entry.exam.kind != "answer":
             raise CardError(
-                f"CARD['claim'] of {name}: task {fields['task']!r} has no accuracy; claim one that has answers"
+                f"CARD['claim'] of {name}: task {entry.name!r} has no accuracy; claim one that has answers"
             )
         claims.append(Claim(method=name, **fields))
     return claims, silent

@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longspan.errors import UserInputError
-from longspan.evaluation.exams import TaskEntry, find_task
+from longspan.evaluation.exams import FIRST_SEED
 from longspan.evaluation.haystacks import Haystack
 from longspan.evaluation.limits import Limits, refusal
 from longspan.evaluation.provenance import commit, versions
+from longspan.evaluation.registry import TaskEntry, find_task
 from longspan.evaluation.results import ResultLog, row_key
 
 if TYPE_CHECKING:
     from longspan.engine.model import SpanModel
 
 __all__ = ["FIRST_SEED", "Case", "Job", "Outcome", "Runner", "Setup", "grid", "open_haystack"]
-
-FIRST_SEED = 1_000_000
-"""Seeds from here on are for evaluation: the reference model has been trained on samples of smaller seeds."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -68,11 +65,12 @@ def grid(
 ) -> list[Job]:
     """All cases of a benchmark, short lengths first; within a length seed by seed, for an even picture early on.
 
-    A task whose evidence is spread over the text takes no depth and runs once a seed.
+    A task whose evidence is spread over the text takes no depth and runs once a seed; one with published questions runs
+    each of them at most once.
 
     Args:
         specs: canonical specs.
-        tasks: task names.
+        tasks: task names, see `longspan.evaluation.registry`.
         lengths: in tokens.
         depths: 0..1.
         seeds: in order; with `samples` they are continued by counting up from the last.
@@ -87,8 +85,10 @@ def grid(
         columns = []
         for task in tasks:
             usable = list(dict.fromkeys(depths)) if _takes_depth(task, length, tokenizer) else [None]
-            cases = _cases(task, length, usable, list(dict.fromkeys(seeds)), endless=samples is not None)
-            columns.append(list(islice(cases, samples)))
+            cases = _cases(
+                find_task(task).name, length, usable, list(dict.fromkeys(seeds)), endless=samples is not None
+            )
+            columns.append(list(islice(cases, _fewer(samples, _num_items(task)))))
         for place in range(max(map(len, columns), default=0)):
             jobs += [Job(case=column[place], specs=tuple(specs)) for column in columns if place < len(column)]
     return jobs
@@ -100,6 +100,18 @@ def _takes_depth(task: str, length: int, tokenizer: Any) -> bool:
     except ValueError:
         # Too short for this task: building the item says so, and that becomes the row's reason.
         return False
+
+
+def _num_items(task: str) -> int | None:
+    try:
+        return find_task(task).exam.num_items()
+    except ValueError:
+        # No data: one case a length is enough to say so.
+        return 1
+
+
+def _fewer(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _cases(
@@ -236,7 +248,7 @@ class Runner:
     def _identity(self, entry: TaskEntry, case: Case, spec: str) -> dict[str, Any]:
         return {
             "suite": entry.suite,
-            "task": case.task,
+            "task": entry.name,
             "kind": entry.exam.kind,
             "spec": spec,
             "length_tokens": case.length_tokens,

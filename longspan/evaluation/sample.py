@@ -1,84 +1,21 @@
-"""Puzzles hidden in long text: what a suite writes, how it becomes a sample, how an answer is scored.
+"""From a puzzle to a sample: needles hidden in a haystack, exact in length; many samples as a stream."""
 
-A suite is one file in `longspan/evaluation/suites/` with a literal `CARD` and `TASKS: dict[str, Task]`; it adds no line
-anywhere else. A task's `make(rng, room)` invents one `Puzzle`: needles to hide, a question, the reference answers.
-`make_sample` draws a puzzle, hides it in a haystack and returns a `Sample` of the wished length.
-
-Lengths follow RULER: context, question, answer prefix and the tokens to generate together stay within `length_tokens`.
-A model sees `{context}\\n\\n{question}` as the user's turn and ` {answer_prefix}` as the start of its own.
-"""
+from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
+from longspan.evaluation.haystacks.lines import Lines
+from longspan.evaluation.metrics import Metric, grade
+from longspan.evaluation.metrics.text import string_match_all
+from longspan.evaluation.task import SEAM_TOKENS, Puzzle, Room, Sample, Task
+
+__all__ = ["TEMPLATE_TOKENS", "assemble", "make_sample", "score", "stream_samples"]
 
 TEMPLATE_TOKENS = 12
-SEAM_TOKENS = 2
 EXACT_TOKENS = 32_768
 MAX_FITS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Puzzle:
-    """One question and what must be hidden for it.
-
-    needles: sentences or lines to hide. `ordered`: they must appear in this order.
-    evidence: the needles that hold the answer (default: all). answer: the ideal full text after the prefix.
-    style: "sentence" needles stand in the running text; "line" needles get a line of their own.
-    preamble: text before the haystack. own_haystack: replaces the haystack given (distractor lines, say).
-    context: a ready-made context, for tasks in which nothing is hidden; needles are then empty.
-    """
-
-    needles: tuple[str, ...]
-    question: str
-    references: tuple[str, ...]
-    answer: str
-    max_new_tokens: int
-    answer_prefix: str = ""
-    ordered: bool = False
-    evidence: tuple[str, ...] | None = None
-    style: Literal["sentence", "line"] = "sentence"
-    preamble: str = ""
-    own_haystack: Haystack | None = None
-    context: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Room:
-    """What a task may need to know before it invents a puzzle.
-
-    tokens: room for context, question, prefix and answer together. count: tokens of a text.
-    """
-
-    tokens: int
-    count: Callable[[str], int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """How a suite makes puzzles. haystack: "text" is the caller's choice of prose, "noise" RULER's five sentences."""
-
-    make: Callable[[random.Random, Room], Puzzle]
-    haystack: Literal["text", "noise", "own"] = "text"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One ready question over one long context. depths: part of the context before each evidence needle, 0 to 1."""
-
-    task: str
-    length_tokens: int
-    seed: int
-    context: str
-    question: str
-    answer_prefix: str
-    references: tuple[str, ...]
-    evidence: tuple[str, ...]
-    depths: tuple[float, ...]
-    max_new_tokens: int
 
 
 def make_sample(
@@ -93,9 +30,36 @@ def make_sample(
 ) -> Sample:
     """Draw a puzzle of `task` with `seed` and hide it in `haystack`: the same arguments give the same sample."""
     rng = random.Random(f"{name}/{length_tokens}/{seed}")
-    room = Room(tokens=length_tokens - TEMPLATE_TOKENS, count=lambda text: count_tokens(tokenizer, text))
+    room = Room(
+        tokens=length_tokens - TEMPLATE_TOKENS,
+        count=lambda text: count_tokens(tokenizer, text),
+        depth=depth,
+        haystack=haystack,
+        tokenizer=tokenizer,
+    )
     puzzle = task.make(rng, room)
     return assemble(puzzle, haystack, length_tokens, tokenizer, rng, depth, task=name, seed=seed)
+
+
+def stream_samples(
+    task: Task,
+    *,
+    name: str,
+    haystack: Haystack,
+    length_tokens: int,
+    tokenizer: TokenizerLike,
+    seeds: Sequence[int],
+) -> Iterator[Sample]:
+    """Samples one by one, each made when it is asked for; arguments as for `make_sample`."""
+    for seed in seeds:
+        yield make_sample(
+            task,
+            name=name,
+            haystack=haystack,
+            length_tokens=length_tokens,
+            tokenizer=tokenizer,
+            seed=seed,
+        )
 
 
 def assemble(
@@ -124,7 +88,9 @@ def assemble(
     evidence = puzzle.needles if puzzle.evidence is None else puzzle.evidence
     if puzzle.context is not None:
         context: str = puzzle.context
-        depths: tuple[float, ...] = ()
+        depths = _depths(puzzle, evidence)
+        if length_tokens <= EXACT_TOKENS:
+            _check_length(puzzle, length_tokens, tokenizer)
     else:
         context, depths = _hide(puzzle, evidence, haystack, length_tokens, tokenizer, rng, depth)
     return Sample(
@@ -135,10 +101,32 @@ def assemble(
         question=puzzle.question,
         answer_prefix=puzzle.answer_prefix,
         references=puzzle.references,
+        answer=puzzle.answer,
         evidence=evidence,
         depths=depths,
         max_new_tokens=puzzle.max_new_tokens,
+        details=puzzle.details,
     )
+
+
+def _depths(puzzle: Puzzle, evidence: Sequence[str]) -> tuple[float, ...]:
+    """Where each piece of evidence starts in a ready-made context."""
+    assert puzzle.context is not None
+    starts = [puzzle.context.find(piece) for piece in evidence]
+    assert min(starts, default=0) >= 0, f"evidence {evidence[starts.index(-1)]!r} is not in the context"
+    return tuple(round(start / max(1, len(puzzle.context)), 4) for start in starts)
+
+
+def _check_length(puzzle: Puzzle, length_tokens: int, tokenizer: TokenizerLike) -> None:
+    parts = (puzzle.context or "", "\n\n" + puzzle.question, " " + puzzle.answer_prefix)
+    needed = (
+        TEMPLATE_TOKENS + puzzle.max_new_tokens + sum(count_tokens(tokenizer, part) for part in parts if part)
+    )
+    if needed > length_tokens + SEAM_TOKENS:
+        raise ValueError(
+            f"this puzzle has {needed} tokens and cannot be made shorter, but length_tokens is {length_tokens}; "
+            f"ask for {needed} or more"
+        )
 
 
 def _hide(
@@ -155,7 +143,7 @@ def _hide(
     fixed += sum(
         count_tokens(tokenizer, part) for part in ("\n\n" + puzzle.question, " " + puzzle.answer_prefix)
     )
-    source = puzzle.own_haystack or haystack
+    source: Haystack | Lines = puzzle.own_haystack or haystack
     if fixed >= length_tokens:
         raise ValueError(
             f"this puzzle needs {fixed} tokens without any text around it, but length_tokens is {length_tokens}; "
@@ -185,7 +173,7 @@ def _hide(
     return context, tuple(round(starts[needle] / max(1, len(context)), 4) for needle in evidence)
 
 
-def _join(puzzle: Puzzle, sentences: list[str], places: list[int]) -> tuple[str, dict[str, int]]:
+def _join(puzzle: Puzzle, sentences: Sequence[str], places: list[int]) -> tuple[str, dict[str, int]]:
     """The context, and the character at which each needle starts."""
     by_place: dict[int, list[str]] = {}
     for needle, place in zip(puzzle.needles, places, strict=True):
@@ -221,7 +209,6 @@ def _places(
     return sorted(places) if puzzle.ordered else places
 
 
-def score(prediction: str, sample: Sample) -> float:
-    """RULER's metric: the share of the reference strings found in the prediction, letter case ignored. 0 to 1."""
-    found = prediction.lower()
-    return sum(reference.lower() in found for reference in sample.references) / len(sample.references)
+def score(prediction: str, sample: Sample, metric: Metric = string_match_all) -> float:
+    """The score of one prediction by a metric, 0 to 1."""
+    return grade(metric, prediction, sample.references, sample.details)["score"]

@@ -8,7 +8,7 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from longspan.evaluation.sample import Puzzle, Room
+from longspan.evaluation.task import Puzzle, Room
 from longspan.evaluation.suites import _fact_lists as lists
 from longspan.evaluation.suites import ruler
 from longspan.evaluation.suites._words import word_list

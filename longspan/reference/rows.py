@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from longspan.evaluation.haystacks.noise import NOISE
-from longspan.evaluation.sample import Puzzle, Room
+from longspan.evaluation.task import Puzzle, Room
 from longspan.reference.config import RecipeConfig
 from longspan.reference.joints import Joints, Prose
 from longspan.reference.mix import Episode, draw_episode

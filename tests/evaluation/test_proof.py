@@ -19,7 +19,7 @@ def claim(**changes: Any) -> Claim:
         "method": "tail",
         "text": "Keeps the | answers.",
         "spec": "tail",
-        "task": "niah_single_2",
+        "task": "ruler/niah_single_2",
         "length_tokens": 600,
         "against": "dense",
         "at_least": 0.15,
@@ -39,10 +39,10 @@ def test_a_plan_builds_each_sample_once_for_all_claims_on_it() -> None:
     claims = [
         claim(),
         claim(method="short", spec="short", samples=4),
-        claim(task="vt", length_tokens=900, samples=2),
+        claim(task="ruler/vt", length_tokens=900, samples=2),
     ]
     jobs = plan(claims, [1], make_runner(Path()).model.tokenizer)
-    assert [job.case.task for job in jobs] == ["niah_single_2"] * 10 + ["vt"] * 2
+    assert [job.case.task for job in jobs] == ["ruler/niah_single_2"] * 10 + ["ruler/vt"] * 2
     assert [job.specs for job in jobs[3:5]] == [("dense", "tail", "short"), ("dense", "tail")]
     assert [job.case.depth for job in jobs[:6]] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.0]
     assert len(plan(claims, [1], make_runner(Path()).model.tokenizer, samples=3)) == 6
@@ -128,7 +128,7 @@ def test_claims_come_from_the_cards_with_canonical_specs(monkeypatch: pytest.Mon
     claims, silent = load_claims()
     assert claims == [
         Claim(
-            method="one", text="t", spec="dense", task="vt", length_tokens=512, against="dense", margin=-0.02
+            method="one", text="t", spec="dense", task="ruler/vt", length_tokens=512, against="dense", margin=-0.02
         )
     ]
     assert claims[0].samples == proof.SAMPLES
@@ -139,7 +139,7 @@ def test_claims_come_from_the_cards_with_canonical_specs(monkeypatch: pytest.Mon
     ("change", "sentence"),
     [
         ({"task": "vtt"}, "of one: there is no task 'vtt'"),
-        ({"task": "perplexity"}, "of one: task 'perplexity' has no accuracy"),
+        ({"task": "perplexity"}, "of one: task 'perplexity/perplexity' has no accuracy"),
         ({"spec": "densse"}, "of one: there is no method 'densse'"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from longspan.errors import UserInputError
-from longspan.evaluation.exams import find_task, find_tasks
+from longspan.evaluation.registry import find_task
 from longspan.evaluation.haystacks import Haystack
 from longspan.evaluation.limits import Limits, free_memory, refusal
 from longspan.evaluation.results import ResultLog
@@ -57,10 +57,10 @@ def test_grid_runs_short_lengths_first_and_every_depth_with_every_seed() -> None
     assert lengths == sorted(lengths)
     assert len(jobs) == 2 * 2 * 3 * 2
     assert jobs[0] == Job(
-        case=Case(task="niah_single_2", length_tokens=600, depth=0.0, seed=FIRST_SEED),
+        case=Case(task="ruler/niah_single_2", length_tokens=600, depth=0.0, seed=FIRST_SEED),
         specs=("dense", "tail"),
     )
-    assert [job.case.task for job in jobs[:4]] == ["niah_single_2", "kv64"] * 2
+    assert [job.case.task for job in jobs[:4]] == ["ruler/niah_single_2", "keyvalue/kv64"] * 2
     assert len({job.case for job in jobs}) == len(jobs)
 
 
@@ -250,17 +250,6 @@ def test_passages_are_exact_contiguous_and_never_wrap() -> None:
         assert any(tuple(words[at + 1 : at + 4999]) == ids[2:] for at in range(len(words) - 4998))
     with pytest.raises(ValueError, match=f"has {len(all_ids):,} tokens"):
         exam.build(length_tokens=10**6, depth=None, seed=0, haystack=haystack, tokenizer=tokenizer)
-
-
-def test_tasks_are_found_by_their_files() -> None:
-    entries = find_tasks()
-    assert entries["vt"].suite == "ruler"
-    assert entries["perplexity"].exam.kind == "likelihood"
-    assert len({entry.generator for entry in entries.values()}) == len(
-        {entry.suite for entry in entries.values()}
-    )
-    with pytest.raises(UserInputError, match="did you mean 'perplexity'"):
-        find_task("perplexitty")
 
 
 def test_haystack_names_carry_a_digest_of_the_text(tmp_path: Path) -> None:

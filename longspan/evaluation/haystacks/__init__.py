@@ -47,6 +47,14 @@ def split_sentences(text: str) -> list[str]:
     return pieces
 
 
+def cut_at_word(text: str, num_tokens: int, tokenizer: TokenizerLike) -> str:
+    """The first words of `text`, as many as fit."""
+    words = re.findall(r"\s*\S+", text)
+    while words and count_tokens(tokenizer, "".join(words)) > num_tokens:
+        words.pop()
+    return "".join(words)
+
+
 class Haystack:
     """Consecutive sentences of one text, started anywhere, going round at its end when more is asked than there is."""
 
@@ -77,19 +85,12 @@ class Haystack:
             self._separate_rounds(chosen, len(self.sentences) - start)
         gap = rest - (ends[last - 1] if last else 0)
         if not chosen or gap > 4:
-            chosen.append(self._cut(self.sentences[last % len(self.sentences)], gap, tokenizer))
+            chosen.append(cut_at_word(self.sentences[last % len(self.sentences)], gap, tokenizer))
         return chosen
 
     def _separate_rounds(self, chosen: list[str], first_seam: int) -> None:
         for index in range(first_seam, len(chosen), len(self.sentences)):
             chosen[index] = "\n" + chosen[index]
-
-    @staticmethod
-    def _cut(sentence: str, num_tokens: int, tokenizer: TokenizerLike) -> str:
-        words = re.findall(r"\s*\S+", sentence)
-        while words and count_tokens(tokenizer, "".join(words)) > num_tokens:
-            words.pop()
-        return "".join(words)
 
     def _token_ends(self, tokenizer: TokenizerLike) -> list[int]:
         """Tokens up to the end of each sentence."""

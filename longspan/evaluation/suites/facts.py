@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from longspan.evaluation.sample import Puzzle, Room, Task
+from longspan.evaluation.task import Puzzle, Room, Task
 from longspan.evaluation.suites import _fact_lists as lists
 
 CARD: dict[str, Any] = {
@@ -19,6 +19,10 @@ CARD: dict[str, Any] = {
     "version": 1,
     "metric": "share of the reference strings found in the answer, letter case ignored; mean over samples",
     "differs": ["no published suite: it measures recall of a plain fact from prose, in the words of a user"],
+    "paper_id": None,
+    "lengths": "any",
+    "needs": "nothing",
+    "licence": "generated here",
 }
 
 ORDINALS = tuple(
@@ -172,8 +176,11 @@ def unseen(rng: random.Random, room: Room) -> Puzzle:
     return fact_puzzle(draw_facts(1, rng, held_out=True), rng)
 
 
+# A colour or an animal may stand elsewhere in the text too.
+RETRIEVAL: dict[str, Any] = {"ability": "retrieval", "diffusion": "low", "scope": "low", "answers": "derived"}
+
 TASKS: dict[str, Task] = {
-    "single": Task(make=single),
-    "several": Task(make=several),
-    "unseen": Task(make=unseen),
+    "single": Task(make=single, **RETRIEVAL),
+    "several": Task(make=several, **RETRIEVAL),
+    "unseen": Task(make=unseen, **RETRIEVAL),
 }

@@ -7,7 +7,7 @@ Harder than a single needle, since only the key tells the right line from its ne
 import random
 from typing import Any
 
-from longspan.evaluation.sample import Puzzle, Room, Task
+from longspan.evaluation.task import Puzzle, Room, Task
 from longspan.evaluation.suites.facts import draw_facts, fact_puzzle
 from longspan.evaluation.suites.ruler import distinct, magic_needle, random_number, random_word
 
@@ -22,6 +22,10 @@ CARD: dict[str, Any] = {
         "the pairs are spread through prose instead of standing in one JSON object",
         "under 2,048 tokens kv64 hides as many pairs as take half of the room",
     ],
+    "paper_id": None,
+    "lengths": "any",
+    "needs": "wonderwords",
+    "licence": "generated here",
 }
 
 PAIR_TOKENS = 24
@@ -82,9 +86,11 @@ def _eight_magic(kind: str, values: list[str], rng: random.Random) -> Puzzle:
     )
 
 
+RETRIEVAL: dict[str, Any] = {"ability": "retrieval", "diffusion": "low", "scope": "low"}
+
 TASKS: dict[str, Task] = {
-    "kv64": Task(make=kv64),
-    "keys8_numbers": Task(make=keys8_numbers),
-    "keys8_words": Task(make=keys8_words),
-    "keys8_facts": Task(make=keys8_facts),
+    "kv64": Task(make=kv64, **RETRIEVAL),
+    "keys8_numbers": Task(make=keys8_numbers, **RETRIEVAL),
+    "keys8_words": Task(make=keys8_words, **RETRIEVAL),
+    "keys8_facts": Task(make=keys8_facts, answers="derived", **RETRIEVAL),
 }

@@ -36,6 +36,10 @@ CARD: dict[str, Any] = {
         "buckets of doubling width instead of one running mean",
         "the text is the caller's haystack, not PG-19",
     ],
+    "paper_id": None,
+    "lengths": "any that the haystack fills",
+    "needs": "nothing",
+    "licence": "the haystack's",
 }
 
 CHARACTERS_PER_TOKEN = 8
@@ -61,6 +65,12 @@ class Perplexity:
     first_bucket_tokens: int = FIRST_BUCKET_TOKENS
     chunk_tokens: int = 512
     kind: Literal["answer", "likelihood"] = "likelihood"
+
+    labels: None = None
+
+    def num_items(self) -> None:
+        """As many as there are seeds."""
+        return None
 
     def takes_depth(self, length_tokens: int, tokenizer: TokenizerLike) -> bool:
         """False: nothing is hidden."""

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from longspan.evaluation.haystacks import Haystack
-from longspan.evaluation.sample import Puzzle, Room, Task
+from longspan.evaluation.haystacks.lines import Lines
+from longspan.evaluation.task import Puzzle, Room, Task
 from longspan.evaluation.suites._words import word_list
 
 CARD: dict[str, Any] = {
@@ -112,19 +112,15 @@ def niah(
             references=tuple(answers),
             answer=", ".join(answers) + ".",
             max_new_tokens=MAGIC_TOKENS,
-            own_haystack=_needle_lines(key, value, room, rng) if lines else None,
+            own_haystack=_needle_lines(key, value) if lines else None,
             style="line" if lines else "sentence",
         )
 
     return make
 
 
-def _needle_lines(key: str, value: str, room: Room, rng: random.Random) -> Haystack:
-    sample = magic_needle(value, MAKERS[key](rng), MAKERS[value](rng))
-    count = room.tokens // max(8, room.count(sample) // 2) + 8
-    return Haystack(
-        "\n\n".join(magic_needle(value, MAKERS[key](rng), MAKERS[value](rng)) for _ in range(count))
-    )
+def _needle_lines(key: str, value: str) -> Lines:
+    return Lines(lambda rng: magic_needle(value, MAKERS[key](rng), MAKERS[value](rng)))
 
 
 def variable_tracking(rng: random.Random, room: Room) -> Puzzle:
@@ -244,16 +240,21 @@ def frequent_words(rng: random.Random, room: Room) -> Puzzle:
     )
 
 
+RETRIEVAL: dict[str, Any] = {"ability": "retrieval", "diffusion": "low", "scope": "low"}
+COUNTING: dict[str, Any] = {"ability": "aggregation", "diffusion": "high", "scope": "high", "answers": "derived"}
+
 TASKS: dict[str, Task] = {
-    "niah_single_1": Task(make=niah(), haystack="noise"),
-    "niah_single_2": Task(make=niah()),
-    "niah_single_3": Task(make=niah(value="uuids")),
-    "niah_multikey_1": Task(make=niah(keys=4)),
-    "niah_multikey_2": Task(make=niah(lines=True), haystack="own"),
-    "niah_multikey_3": Task(make=niah(key="uuids", value="uuids", lines=True), haystack="own"),
-    "niah_multivalue": Task(make=niah(values=4)),
-    "niah_multiquery": Task(make=niah(keys=4, queries=4)),
-    "vt": Task(make=variable_tracking, haystack="noise"),
-    "cwe": Task(make=common_words, haystack="own"),
-    "fwe": Task(make=frequent_words, haystack="own"),
+    "niah_single_1": Task(make=niah(), haystack="noise", **RETRIEVAL),
+    "niah_single_2": Task(make=niah(), **RETRIEVAL),
+    "niah_single_3": Task(make=niah(value="uuids"), **RETRIEVAL),
+    "niah_multikey_1": Task(make=niah(keys=4), **RETRIEVAL),
+    "niah_multikey_2": Task(make=niah(lines=True), haystack="own", **RETRIEVAL),
+    "niah_multikey_3": Task(
+        make=niah(key="uuids", value="uuids", lines=True), haystack="own", **RETRIEVAL
+    ),
+    "niah_multivalue": Task(make=niah(values=4), **RETRIEVAL),
+    "niah_multiquery": Task(make=niah(keys=4, queries=4), **RETRIEVAL),
+    "vt": Task(make=variable_tracking, haystack="noise", ability="tracing", diffusion="high", scope="low"),
+    "cwe": Task(make=common_words, haystack="own", **COUNTING),
+    "fwe": Task(make=frequent_words, haystack="own", **COUNTING),
 }
