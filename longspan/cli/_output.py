@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_INTERRUPTED = 130
+EXIT_SKIPPED = 3
 JSON_HELP = "Write the result as JSON to this file; - for standard output."
 
 
@@ -39,7 +40,8 @@ def write_json(file: Path, value: Any) -> None:
 def write_text(file: Path, text: str) -> None:
     """Replace a file's text, whole or not at all; makes its folder."""
     try:
-        _write_whole(file, text)
+        with open_whole(file) as stream:
+            stream.write(text)
     except OSError as error:
         # The user knows the file, not the temporary one beside it.
         raise OSError(error.errno, error.strerror, str(file)) from error
@@ -92,12 +94,14 @@ def _leave(*_: object) -> None:
     os._exit(EXIT_INTERRUPTED)
 
 
-def _write_whole(file: Path, text: str) -> None:
+@contextmanager
+def open_whole(file: Path) -> Iterator[TextIO]:
+    """A stream whose text replaces a file's when the block ends, whole or not at all; makes its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+            yield stream
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)

@@ -76,6 +76,16 @@ class Context:
             branch = self.model.plan.reading.extend(reader, self.run, chunks)
         return Context(self.model, branch, clock.seconds)
 
+    def with_turn(self, question: str, answer: str) -> Context:
+        """This context followed by a question and the answer it was given, as a new context: further questions then follow
+        in the same conversation.
+
+        Args:
+            question: what was asked.
+            answer: what was answered, with its prefix.
+        """
+        return self.read(Prompt.of(self.model.tokenizer).turn(question, answer))
+
     def ask(
         self,
         question: str,

@@ -12,6 +12,7 @@ from torch import Tensor
 from longspan.errors import UserInputError
 
 _CONTEXT, _QUESTION = "\ue000context\ue001", "\ue000question\ue001"
+_ANSWER, _NEXT = "\ue000answer\ue001", "\ue000next\ue001"
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,29 @@ class Prompt:
     between: str
     after: str
     has_template: bool
+    next_turn: str = "\n\n"
 
     @classmethod
     def of(cls, tokenizer: Any) -> Prompt:
         if not getattr(tokenizer, "chat_template", None):
             return cls("", "", "", has_template=False)
-        message = {"role": "user", "content": f"{_CONTEXT}\n\n{_QUESTION}"}
-        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        before, found, rest = text.partition(_CONTEXT)
+
+        def rendered(*contents: str, ask: bool) -> str:
+            roles = ("user", "assistant", "user")
+            messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+
+        asking = f"{_CONTEXT}\n\n{_QUESTION}"
+        before, found, rest = rendered(asking, ask=True).partition(_CONTEXT)
         between, asked, after = rest.partition(_QUESTION)
         if not found or not asked:
             raise ValueError(
                 "the tokenizer's chat template drops the user's message; set a template that keeps it"
             )
         bos = tokenizer.bos_token
-        return cls(before.removeprefix(bos) if bos else before, between, after, has_template=True)
+        before = before.removeprefix(bos) if bos else before
+        turn = rendered(asking, _ANSWER, _NEXT, ask=False).partition(_ANSWER)[2].partition(_NEXT)[0]
+        return cls(before, between, after, has_template=True, next_turn=turn)
 
     def question(self, question: str, answer_prefix: str) -> str:
         """Everything behind the context up to where the model goes on."""
@@ -47,6 +56,11 @@ class Prompt:
             return text
         joint = "" if not self.has_template or text[-1:].isspace() else " "
         return text + joint + answer_prefix.rstrip()
+
+    def turn(self, question: str, answer: str) -> str:
+        """A question with its answer, up to where the user's next message begins."""
+        text = self.question(question, "")
+        return text + ("" if text[-1:].isspace() else " ") + answer + self.next_turn
 
 
 def text_chunks(tokenizer: Any, text: Any, vocabulary: int) -> tuple[Iterator[Tensor], int | None]:

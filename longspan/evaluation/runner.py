@@ -58,7 +58,7 @@ def grid(
     specs: Sequence[str],
     tasks: Sequence[str],
     lengths: Sequence[int],
-    depths: Sequence[float],
+    depths: Sequence[float | None],
     seeds: Sequence[int],
     tokenizer: Any,
     samples: int | None = None,
@@ -72,7 +72,7 @@ def grid(
         specs: canonical specs.
         tasks: task names, see `longspan.evaluation.registry`.
         lengths: in tokens.
-        depths: 0..1.
+        depths: 0..1; None leaves the place to the task.
         seeds: in order; with `samples` they are continued by counting up from the last.
         tokenizer: of the model; some tasks size their puzzles by it.
         samples: cases a (task, length); None: every depth with every seed.

@@ -261,12 +261,28 @@ def test_the_prompt_is_the_models_own_template() -> None:
         chat_template = "yes"
         bos_token = "<s>"
 
-        def apply_chat_template(self, messages: list[dict[str, str]], **_: bool) -> str:
-            return f"<s>[user]{messages[0]['content'].strip()}[/user][model]"
+        def apply_chat_template(
+            self, messages: list[dict[str, str]], add_generation_prompt: bool, **_: bool
+        ) -> str:
+            text = "<s>"
+            for message in messages:
+                text += f"[{message['role']}]{message['content'].strip()}[/{message['role']}]"
+            return text + ("[assistant]" if add_generation_prompt else "")
 
     prompt = Prompt.of(Tokenizer())
-    assert (prompt.before, prompt.between, prompt.after) == ("[user]", "\n\n", "[/user][model]")
-    assert prompt.question("Who?", "It is ") == "\n\nWho?[/user][model] It is"
+    assert (prompt.before, prompt.between, prompt.after) == ("[user]", "\n\n", "[/user][assistant]")
+    assert prompt.question("Who?", "It is ") == "\n\nWho?[/user][assistant] It is"
+    assert prompt.turn("Who?", "It is Ann.") == "\n\nWho?[/user][assistant] It is Ann.[/assistant][user]"
+
+
+def test_a_turn_is_kept_and_the_first_context_stays() -> None:
+    context = make().read(words(random_ids(300)))
+    before = context.ask("w5 w6", max_new_tokens=4).text
+    later = context.with_turn("w5 w6", before)
+    assert later.num_tokens > context.num_tokens + 4
+    assert context.ask("w5 w6", max_new_tokens=4).text == before
+    joined = make().read(f"{words(random_ids(300))} w5 w6 {before}")
+    assert later.ask("w7", max_new_tokens=4).text == joined.ask("w7", max_new_tokens=4).text
 
 
 def test_streams_break_at_white_space() -> None:
