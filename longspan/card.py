@@ -142,7 +142,8 @@ def _check_claim(path: Path, claim: dict[str, Any]) -> None:
     if not problem:
         try:
             parse(claim["spec"])
-            parse(claim["against"])
+            for spec in (claim["against"], *claim.get("reach", {}).values()):
+                parse(spec)
         except SpecError as error:
             problem = f"has a spec that cannot be read: {error}"
     if problem:
@@ -167,6 +168,10 @@ def _is_difference(value: object) -> bool:
 
 def _is_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(_is_text(item) for item in value)
+
+
+def _is_reach(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_count(key) and _is_text(spec) for key, spec in value.items())
 
 
 def _is_list_of(choices: tuple[str, ...]) -> Callable[[object], bool]:
@@ -202,4 +207,5 @@ _CLAIM_CHECKS: dict[str, tuple[str, bool, Callable[[Any], bool]]] = {
     "at_least": ("an accuracy from 0 to 1", False, _is_share),
     "margin": ("a difference of accuracies from -1 to 1", False, _is_difference),
     "samples": ("a number of samples", False, _is_count),
+    "reach": ("a dict of a number of tokens to a method spec", False, _is_reach),
 }

@@ -50,6 +50,7 @@ CARD = {
         "spec": "entropy_abf(theta=30000)",
         "task": "niah_single_1",
         "length_tokens": 8192,
+        "reach": {16384: "entropy_abf(theta=80000)"},
         "against": "dense",
         "margin": 0.5,
     },

@@ -41,6 +41,7 @@ CARD = {
         "spec": "pi(factor=1.25)",
         "task": "niah_single_1",
         "length_tokens": 5120,
+        "reach": {8192: "pi(factor=2)", 16384: "pi(factor=4)"},
         "against": "dense",
         "margin": 0.2,
     },

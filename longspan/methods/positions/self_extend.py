@@ -47,6 +47,7 @@ CARD = {
         "spec": "self_extend(group_size=4, window_tokens=1024)",
         "task": "niah_single_1",
         "length_tokens": 8192,
+        "reach": {16384: "self_extend(group_size=8, window_tokens=1024)"},
         "against": "dense",
         "at_least": 0.8,
     },

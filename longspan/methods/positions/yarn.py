@@ -44,6 +44,7 @@ CARD = {
         "spec": "yarn(factor=2)",
         "task": "niah_single_1",
         "length_tokens": 8192,
+        "reach": {16384: "yarn(factor=4)"},
         "against": "dense",
         "margin": 0.4,
     },

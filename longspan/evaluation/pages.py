@@ -1,0 +1,214 @@
+"""Two tables for the docs, on the reference model: RULER's tasks for every method, and every suite at growing lengths.
+
+Rows come from the runner as in `longspan bench`; these functions say what to run, and write the result down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from longspan.card import Card, all_cards
+from longspan.evaluation.metrics.interval import wilson_interval
+from longspan.evaluation.registry import find_suite_cards, find_tasks
+from longspan.evaluation.results import Row
+from longspan.evaluation.runner import Job, grid
+from longspan.evaluation.wording import tokens_text
+from longspan.spec import canonical
+
+__all__ = [
+    "RULER_END",
+    "RULER_START",
+    "kept_section",
+    "plan_ruler",
+    "plan_suites",
+    "put_between",
+    "ruler_section",
+    "ruler_specs",
+    "suites_page",
+]
+
+LENGTHS = (2048, 4096)
+REACH_LENGTHS = (8192, 16384)
+SUITE_LENGTHS = (512, 1024, 2048, 4096)
+RULER_START, RULER_END = "<!-- RULER by method: made by `longspan bench pages ruler` -->", "<!-- end of RULER -->"
+
+
+def ruler_specs(card: Card) -> dict[int, str]:
+    """The spec of a method for each length: its claim's, and at 8K and 16K, where it claims to reach so far, what its claim
+    names under `reach`."""
+    claim = card.claim
+    if not claim:
+        return {}
+    specs = {length: canonical(claim["spec"]) for length in LENGTHS}
+    if claim["length_tokens"] > LENGTHS[-1] or claim.get("reach"):
+        reach = {int(length): canonical(spec) for length, spec in claim.get("reach", {}).items()}
+        specs |= {length: reach.get(length, canonical(claim["spec"])) for length in REACH_LENGTHS}
+    return specs
+
+
+def plan_ruler(methods: Iterable[str] | None, samples: int, seed: int, tokenizer: Any) -> list[Job]:
+    """RULER's 13 tasks for every method at 2K and 4K, and at 8K and 16K for those that claim to reach beyond the window.
+
+    Args:
+        methods: names; None for all.
+        samples: of each task, length and spec.
+        seed: of the first sample.
+        tokenizer: of the reference model.
+    """
+    cards = {name: card for name, card in all_cards().items() if methods is None or name in methods}
+    tasks = [name for name, entry in find_tasks().items() if entry.suite == "ruler"]
+    jobs = []
+    for length in (*LENGTHS, *REACH_LENGTHS):
+        specs = list(dict.fromkeys(specs[length] for card in cards.values() if length in (specs := ruler_specs(card))))
+        if specs:
+            jobs += grid(
+                specs=specs,
+                tasks=tasks,
+                lengths=[length],
+                depths=(None,),
+                seeds=[seed],
+                tokenizer=tokenizer,
+                samples=samples,
+            )
+    return jobs
+
+
+def plan_suites(samples: int, seed: int, tokenizer: Any) -> list[Job]:
+    """Every generated task at 512 to 4,096 tokens under dense attention."""
+    tasks = [name for name, entry in find_tasks().items() if entry.exam.labels is not None]
+    return grid(
+        specs=["dense"],
+        tasks=tasks,
+        lengths=SUITE_LENGTHS,
+        depths=(None,),
+        seeds=[seed],
+        tokenizer=tokenizer,
+        samples=samples,
+    )
+
+
+def ruler_section(rows: Sequence[Row]) -> str:
+    """The table of RULER's tasks for every method as Markdown; scores in percent, with the mean over the tasks."""
+    scores = _scores(rows)
+    tasks = list(dict.fromkeys(task for _, task, _ in scores))
+    heads = [task.removeprefix("ruler/").replace("niah_", "") for task in tasks]
+    lines = [
+        "## RULER by method",
+        "",
+        "Score in percent on the reference model (window 4,096 tokens), RULER's own metrics; *mean* is over the tasks that ran.",
+        f"{_counts(rows)} Made by `longspan bench pages ruler`.",
+        "",
+    ]
+    for length in (*LENGTHS, *REACH_LENGTHS):
+        present = [
+            (card.name, specs[length]) for card in all_cards().values() if length in (specs := ruler_specs(card))
+        ]
+        table = [
+            (name, spec, [_mean(scores.get((spec, task, length))) for task in tasks]) for name, spec in present
+        ]
+        table = [line for line in table if any(value is not None for value in line[2])]
+        if not table:
+            continue
+        lines += [f"### {tokens_text(length)} tokens", ""]
+        lines += ["| method | spec | mean | " + " | ".join(heads) + " |", "|---" * (3 + len(heads)) + "|"]
+        for name, spec, values in table:
+            known = [value for value in values if value is not None]
+            cells = [f"`{name}`", f"`{spec}`", f"**{100 * fmean(known):.1f}**", *map(_percent, values)]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join([*lines, *_measured_with(rows)])
+
+
+def suites_page(rows: Sequence[Row]) -> str:
+    """Every suite on the reference model as Markdown: score by length, chance, and whether the model can do it at all."""
+    scores, entries = _scores(rows), find_tasks()
+    lengths = sorted({length for _, _, length in scores})
+    lines = [
+        "# Suites",
+        "",
+        "Every generated task on the reference model under dense attention, in percent. Generated by",
+        f"`longspan bench pages suites`; do not edit. {_counts(rows)}",
+        "",
+        "*Diffusion*: how hard the needed information is to find; *scope*: how much of the text is needed (Goldman et al.,",
+        "2024). *Chance*: what an answerer scores who never saw the text. *Verdict*: `can` when the 95% interval of all lengths",
+        "lies above chance and the score is at least half; `partly` when it lies above chance; `cannot` otherwise, which for most",
+        "tasks of reasoning says that a model of 22M parameters is too small, not that the task is broken: an oracle scores",
+        "100 on each (tests/laws/test_suites.py). –: not run at that length (too short for the task, or its data are absent).",
+        "",
+    ]
+    for suite, card in find_suite_cards().items():
+        tasks = [name for name in entries if entries[name].suite == suite and any(task == name for _, task, _ in scores)]
+        if not tasks:
+            continue
+        year = f", {card['year']}" if card.get("year") else ""
+        lines += [f"## {suite}", "", f"{card['title']}{year}. Metric: {card['metric']}.", ""]
+        heads = ["task", "ability", "diffusion", "scope", "chance", *map(tokens_text, lengths), "verdict"]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for task in tasks:
+            labels = entries[task].exam.labels
+            assert labels is not None
+            values = [scores.get(("dense", task, length)) for length in lengths]
+            cells = [f"`{task.split('/', 1)[1]}`", labels.ability, labels.diffusion, labels.scope]
+            cells += [f"{100 * labels.chance:.0f}", *(_percent(_mean(found)) for found in values)]
+            lines.append("| " + " | ".join([*cells, _verdict(labels.chance, values)]) + " |")
+        lines.append("")
+    return "\n".join([*lines, *_measured_with(rows)]) + "\n"
+
+
+def put_between(page: str, start: str, end: str, section: str) -> str:
+    """The page with `section` between the two marks, which are added at the end where they are not there."""
+    block = f"{start}\n{section}\n{end}"
+    if start in page and end in page:
+        return page[: page.index(start)] + block + page[page.index(end) + len(end) :]
+    return page.rstrip("\n") + f"\n\n{block}\n"
+
+
+def kept_section(file: Path, start: str, end: str) -> str | None:
+    """What stands between the marks in a file; None where there is none."""
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return text.partition(start)[2].partition(end)[0].strip("\n") if start in text and end in text else None
+
+
+def _scores(rows: Sequence[Row]) -> dict[tuple[str, str, int], list[float]]:
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        if row["status"] == "done" and row.get("score") is not None:
+            found.setdefault((row["spec"], row["task"], row["length_tokens"]), []).append(row["score"])
+    return found
+
+
+def _verdict(chance: float, values: Sequence[list[float] | None]) -> str:
+    scores = [score for found in values for score in found or []]
+    if not scores:
+        return "not run"
+    low, _ = wilson_interval(fmean(scores), len(scores))
+    if low <= chance:
+        return "cannot"
+    return "can" if fmean(scores) >= 0.5 else "partly"
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    counts = sorted({len(found) for found in _scores(rows).values()})
+    most = f"{counts[0]} to {counts[-1]}" if counts and counts[0] != counts[-1] else f"{counts[-1] if counts else 0}"
+    return f"Samples a cell: {most}."
+
+
+def _measured_with(rows: Sequence[Row]) -> list[str]:
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        values: Mapping[str, Any] = {name: row[name] for name in ("device", "dtype", "haystack", "commit")}
+        for name, value in {**values, **row["versions"]}.items():
+            if value is not None:
+                found.setdefault(name, {})[str(value)] = None
+    return ["Measured with " + "; ".join(f"{name} {', '.join(values)}" for name, values in found.items()) + ".", ""]
+
+
+def _mean(scores: Sequence[float] | None) -> float | None:
+    return fmean(scores) if scores else None
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
