@@ -10,7 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from longspan.cli._bench_options import read_lengths, read_tasks
-from longspan.cli._output import EXIT_SKIPPED, JSON_HELP, check_writable, console, loading, open_whole, write_json
+from longspan.cli._output import (
+    EXIT_SKIPPED,
+    JSON_HELP,
+    check_writable,
+    console,
+    loading,
+    open_whole,
+    write_json,
+)
 from longspan.errors import UserInputError
 
 DATA_HELP = "Folder of published data, with a folder for each suite; also $LONGSPAN_DATA."
@@ -19,6 +27,12 @@ DATA_HELP = "Folder of published data, with a folder for each suite; also $LONGS
 def score(
     task: Annotated[str, typer.Argument(help="SUITE/TASK whose metric is used.")],
     predictions: Annotated[Path, typer.Argument(help="JSONL file: one object a line with pred and answers.")],
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Let a model grade instead: http://host:port/v1#model, reference, a folder or hub id."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)] = None,
 ) -> None:
     """Score predictions made elsewhere with a task's official metric, 0 to 100.
@@ -27,19 +41,28 @@ def score(
     """
     from longspan.evaluation.registry import find_task
     from longspan.evaluation.scoring import score_predictions
+    from longspan.evaluation.task import metric_name
 
     check_writable(json_file)
     entry = find_task(task)
     if entry.exam.labels is None:
         raise UserInputError(f"{entry.name} scores likelihoods, not predictions; choose a task with answers")
-    found = score_predictions(entry.exam.labels, predictions)
+    metric = entry.exam.labels.metric if judge is None else _judged(judge)
+    found = score_predictions(metric, predictions)
     parts = "".join(f", {name} {value:.2f}" for name, value in found.parts.items())
-    line = f"{entry.name}: {found.score:.2f} over {found.num_samples} samples ({entry.exam.labels.metric_name}{parts})"
+    line = f"{entry.name}: {found.score:.2f} over {found.num_samples} samples ({metric_name(metric)}{parts})"
     if json_file is None or str(json_file) != "-":
         console().print(line)
     if json_file is not None:
-        metric = entry.exam.labels.metric_name
-        write_json(json_file, {**found.as_dict(), "task": entry.name, "metric": metric})
+        write_json(json_file, {**found.as_dict(), "task": entry.name, "metric": metric_name(metric)})
+
+
+def _judged(where: str) -> Any:
+    from functools import partial
+
+    from longspan.evaluation.judging import open_judge, open_metric
+
+    return partial(open_metric, judge=open_judge(where))
 
 
 def samples(
@@ -47,7 +70,9 @@ def samples(
     out: Annotated[Path, typer.Option(help="JSONL file to write.")],
     lengths: Annotated[str, typer.Option(help="Lengths in tokens, such as 4096,8K.")] = "4096",
     count: Annotated[int, typer.Option("--samples", min=1, help="Samples of each task and length.")] = 10,
-    model: Annotated[str, typer.Option(help="Whose tokenizer counts: reference, a hub id, or a folder.")] = "reference",
+    model: Annotated[
+        str, typer.Option(help="Whose tokenizer counts: reference, a hub id, or a folder.")
+    ] = "reference",
     haystack: Annotated[str, typer.Option(help="pydoc, noise, or a text file or folder.")] = "pydoc",
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
 ) -> None:
@@ -65,7 +90,13 @@ def samples(
         _, text = open_haystack(haystack)
         tokenizer = _tokenizer(model)
     jobs = grid(
-        specs=(), tasks=names, lengths=wanted, depths=(None,), seeds=(_first_seed(),), tokenizer=tokenizer, samples=count
+        specs=(),
+        tasks=names,
+        lengths=wanted,
+        depths=(None,),
+        seeds=(_first_seed(),),
+        tokenizer=tokenizer,
+        samples=count,
     )
     written, problems = 0, dict[str, None]()
     with open_whole(out) as stream:

@@ -7,7 +7,6 @@ answer, as in `suites/perplexity.py`. The runner sees exams only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,7 +21,7 @@ from longspan.evaluation.task import SEAM_TOKENS, Labels, Room, Sample, Task
 if TYPE_CHECKING:
     from longspan.engine.model import SpanModel
 
-__all__ = ["FIRST_SEED", "AnswerExam", "DataExam", "Exam", "PuzzleExam", "exam_of"]
+__all__ = ["FIRST_SEED", "AnswerExam", "DataExam", "Exam", "PuzzleExam", "asked", "costs", "exam_of"]
 
 FIRST_SEED = 1_000_000
 """Seeds from here on are for evaluation: the reference model has been trained on samples of smaller seeds."""
@@ -90,7 +89,10 @@ class AnswerExam:
         """Read the context, ask the question, score the answer."""
         context = model.read(item.context, progress=False)
         answer = context.ask(
-            item.question, answer_prefix=item.answer_prefix, max_new_tokens=item.max_new_tokens, sources=False
+            asked(model.tokenizer, item.question),
+            answer_prefix=item.answer_prefix,
+            max_new_tokens=item.max_new_tokens,
+            sources=False,
         )
         return {
             **self.marked(answer.text, item),
@@ -116,6 +118,11 @@ class AnswerExam:
             "depths": list(item.depths),
             "excerpt": excerpts(item),
         }
+
+
+def asked(tokenizer: TokenizerLike, question: str) -> str:
+    """The question as it follows the context: a model without a chat template gets the line breaks that a template brings."""
+    return question if getattr(tokenizer, "chat_template", None) else f"\n\n{question}\n"
 
 
 def costs(context: Any, usage: Any) -> dict[str, Any]:
@@ -225,8 +232,8 @@ class DataExam(AnswerExam):
             raise ValueError(
                 f"{self.name} has {len(questions)} questions, number {number} was asked for; ask for fewer samples"
             )
-        asked = questions[number]
-        parts = (asked.question, asked.answer_prefix)
+        chosen = questions[number]
+        parts = (chosen.question, chosen.answer_prefix)
         taken = sum(count_tokens(tokenizer, part) + SEAM_TOKENS for part in parts if part)
         left = length_tokens - TEMPLATE_TOKENS - self.task.max_new_tokens - taken
         if left < 1:
@@ -234,21 +241,21 @@ class DataExam(AnswerExam):
                 f"question and answer of {self.name} alone need {length_tokens - left} tokens, length_tokens is "
                 f"{length_tokens}; ask for more"
             )
-        context, _ = cut_middle(asked.context, left, tokenizer)
-        kept = tuple(piece for piece in asked.evidence if piece in context)
+        context, _ = cut_middle(chosen.context, left, tokenizer)
+        kept = tuple(piece for piece in chosen.evidence if piece in context)
         return Sample(
             task=self.name,
             length_tokens=length_tokens,
             seed=seed,
             context=context,
-            question=asked.question,
-            answer_prefix=asked.answer_prefix,
-            references=asked.references,
-            answer=asked.answer or asked.references[0],
+            question=chosen.question,
+            answer_prefix=chosen.answer_prefix,
+            references=chosen.references,
+            answer=chosen.answer or chosen.references[0],
             evidence=kept,
             depths=tuple(round(context.index(piece) / max(1, len(context)), 4) for piece in kept),
             max_new_tokens=self.task.max_new_tokens,
-            details=asked.details,
+            details=chosen.details,
         )
 
 

@@ -1,9 +1,9 @@
-"""From a puzzle to a sample: needles hidden in a haystack, exact in length; many samples as a stream."""
+"""From a puzzle to a sample: needles hidden in a haystack, exact in length."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
 from longspan.evaluation.haystacks.lines import Lines
@@ -11,7 +11,7 @@ from longspan.evaluation.metrics import Metric, grade
 from longspan.evaluation.metrics.text import string_match_all
 from longspan.evaluation.task import SEAM_TOKENS, Puzzle, Room, Sample, Task
 
-__all__ = ["TEMPLATE_TOKENS", "assemble", "make_sample", "score", "stream_samples"]
+__all__ = ["TEMPLATE_TOKENS", "assemble", "make_sample", "score"]
 
 TEMPLATE_TOKENS = 12
 EXACT_TOKENS = 32_768
@@ -39,27 +39,6 @@ def make_sample(
     )
     puzzle = task.make(rng, room)
     return assemble(puzzle, haystack, length_tokens, tokenizer, rng, depth, task=name, seed=seed)
-
-
-def stream_samples(
-    task: Task,
-    *,
-    name: str,
-    haystack: Haystack,
-    length_tokens: int,
-    tokenizer: TokenizerLike,
-    seeds: Sequence[int],
-) -> Iterator[Sample]:
-    """Samples one by one, each made when it is asked for; arguments as for `make_sample`."""
-    for seed in seeds:
-        yield make_sample(
-            task,
-            name=name,
-            haystack=haystack,
-            length_tokens=length_tokens,
-            tokenizer=tokenizer,
-            seed=seed,
-        )
 
 
 def assemble(

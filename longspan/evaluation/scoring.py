@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from longspan.errors import UserInputError
-from longspan.evaluation.metrics import grade
-from longspan.evaluation.task import Labels
+from longspan.evaluation.metrics import Metric, grade
+from longspan.evaluation.task import metric_name
 
 __all__ = ["Scored", "score_predictions"]
 
@@ -32,13 +32,13 @@ class Scored:
         return {"score": self.score, "num_samples": self.num_samples, "parts": dict(self.parts)}
 
 
-def score_predictions(labels: Labels, path: Path) -> Scored:
+def score_predictions(metric: Metric, path: Path) -> Scored:
     """Score a JSONL file: one object a line with `pred` and `answers` (a list, or one string).
 
     All other fields (`all_classes`, `length`, what `details` holds) are handed to the metric.
 
     Args:
-        labels: of the task, which name its metric.
+        metric: how to score, such as a task's own.
         path: the file.
 
     Raises:
@@ -49,21 +49,27 @@ def score_predictions(labels: Labels, path: Path) -> Scored:
         prediction = _field(row, _PREDICTION, number, path)
         references = _field(row, _REFERENCES, number, path)
         if not isinstance(prediction, str):
-            raise UserInputError(f"{path} line {number}: `pred` is {type(prediction).__name__}; give a string")
+            raise UserInputError(
+                f"{path} line {number}: `pred` is {type(prediction).__name__}; give a string"
+            )
         references = [references] if not isinstance(references, list) else references
         if not references:
             raise UserInputError(f"{path} line {number}: `answers` is empty; give at least one reference")
-        rest = {name: value for name, value in row.items() if name not in (*_PREDICTION, *_REFERENCES, "details")}
+        rest = {
+            name: value for name, value in row.items() if name not in (*_PREDICTION, *_REFERENCES, "details")
+        }
         details = rest | (row.get("details") or {})
         try:
-            graded.append(grade(labels.metric, prediction, [str(item) for item in references], details))
+            graded.append(grade(metric, prediction, [str(item) for item in references], details))
         except (KeyError, TypeError, ValueError) as error:
             raise UserInputError(
-                f"{path} line {number} cannot be scored by {labels.metric_name} ({type(error).__name__}: {error}); "
+                f"{path} line {number} cannot be scored by {metric_name(metric)} ({type(error).__name__}: {error}); "
                 "check its fields against the suite's published format"
             ) from error
     if not graded:
-        raise UserInputError(f"{path} holds no prediction; give one JSON object a line with `pred` and `answers`")
+        raise UserInputError(
+            f"{path} holds no prediction; give one JSON object a line with `pred` and `answers`"
+        )
     names = dict.fromkeys(name for scores in graded for name in scores)
     means = {name: 100 * fmean(s[name] for s in graded if name in s) for name in names}
     return Scored(score=means.pop("score"), num_samples=len(graded), parts=means)
@@ -73,7 +79,9 @@ def _field(row: Mapping[str, Any], names: tuple[str, str], number: int, path: Pa
     for name in names:
         if name in row:
             return row[name]
-    raise UserInputError(f"{path} line {number} has no `{names[0]}`; give an object with `pred` and `answers`")
+    raise UserInputError(
+        f"{path} line {number} has no `{names[0]}`; give an object with `pred` and `answers`"
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

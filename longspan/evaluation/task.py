@@ -25,7 +25,7 @@ from longspan.evaluation.haystacks.lines import Lines, fill_lines
 from longspan.evaluation.metrics import Metric
 from longspan.evaluation.metrics.text import string_match_all
 
-__all__ = ["Labels", "Level", "Puzzle", "Room", "Sample", "Task"]
+__all__ = ["Labels", "Level", "Puzzle", "Room", "Sample", "Task", "metric_name"]
 
 Level = Literal["low", "high"]
 
@@ -110,9 +110,8 @@ class Room:
             rng: source of the places.
             ordered: `wanted` keep their order too.
         """
-        if self.depth is None:
-            places = [rng.randint(0, len(fillers)) for _ in wanted]
-        else:
+        places = [rng.randint(0, len(fillers)) for _ in wanted]
+        if self.depth is not None:
             places = [round(self.depth * len(fillers))] * len(wanted)
         order = list(wanted)
         if ordered:
@@ -147,6 +146,14 @@ class Sample:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+def metric_name(metric: Metric) -> str:
+    """Name of a metric's function, also where arguments are bound to it."""
+    function: Any = metric
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(function.__name__)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labels:
     """What a task measures, and how its answers are judged.
@@ -173,10 +180,7 @@ class Labels:
     @property
     def metric_name(self) -> str:
         """Name of the metric's function."""
-        metric: Any = self.metric
-        while isinstance(metric, functools.partial):
-            metric = metric.func
-        return str(metric.__name__)
+        return metric_name(self.metric)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,7 +128,13 @@ def test_claims_come_from_the_cards_with_canonical_specs(monkeypatch: pytest.Mon
     claims, silent = load_claims()
     assert claims == [
         Claim(
-            method="one", text="t", spec="dense", task="ruler/vt", length_tokens=512, against="dense", margin=-0.02
+            method="one",
+            text="t",
+            spec="dense",
+            task="ruler/vt",
+            length_tokens=512,
+            against="dense",
+            margin=-0.02,
         )
     ]
     assert claims[0].samples == proof.SAMPLES

@@ -22,7 +22,10 @@ SOURCE = Source(hub="someone/questions", licence="CC0", citation="Someone, 2020"
 
 def parse(row: Mapping[str, Any]) -> Iterable[Question]:
     yield Question(
-        context=row["text"], question=row["ask"], references=(row["gold"],), evidence=(f"It is {row['gold']}.",)
+        context=row["text"],
+        question=row["ask"],
+        references=(row["gold"],),
+        evidence=(f"It is {row['gold']}.",),
     )
 
 
@@ -45,7 +48,11 @@ def write(folder: Path, *rows: Any) -> None:
 
 def build(length: int, number: int = 0) -> Any:
     return DataExam(name="asked/it", task=TASK).build(
-        length_tokens=length, depth=None, seed=FIRST_SEED + number, haystack=noise_haystack(), tokenizer=TOKENIZER
+        length_tokens=length,
+        depth=None,
+        seed=FIRST_SEED + number,
+        haystack=noise_haystack(),
+        tokenizer=TOKENIZER,
     )
 
 
@@ -56,7 +63,9 @@ def test_a_question_is_asked_as_published_and_its_context_loses_its_middle(folde
     assert long.context == f"It is blue. {filler} The end."
     assert long.depths == (0.0,) and long.answer == "blue"
     assert short.context.startswith("It is blue. Line 0") and short.context.endswith("The end.")
-    assert 260 <= count_tokens(TOKENIZER, short.context) + count_tokens(TOKENIZER, "\n\nWhat is it?") + 20 <= 300
+    assert (
+        260 <= count_tokens(TOKENIZER, short.context) + count_tokens(TOKENIZER, "\n\nWhat is it?") + 20 <= 300
+    )
 
 
 def test_there_are_as_many_items_as_questions(folder: Path) -> None:
@@ -72,10 +81,14 @@ def test_there_are_as_many_items_as_questions(folder: Path) -> None:
 
 def test_absent_data_say_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LONGSPAN_DATA", raising=False)
-    with pytest.raises(DataMissing, match=r"put asked.jsonl into DIR/asked and pass --data DIR \(hub data set"):
+    with pytest.raises(
+        DataMissing, match=r"put asked.jsonl into DIR/asked and pass --data DIR \(hub data set"
+    ):
         build(200)
     monkeypatch.setenv("LONGSPAN_DATA", str(tmp_path))
-    with pytest.raises(DataMissing, match=r"put asked.jsonl into .*/asked \(.*licence CC0\), or let --download"):
+    with pytest.raises(
+        DataMissing, match=r"put asked.jsonl into .*/asked \(.*licence CC0\), or let --download"
+    ):
         build(200)
 
 
@@ -94,7 +107,9 @@ def test_malformed_data_name_the_place(folder: Path) -> None:
     with pytest.raises(ValueError, match="asked.jsonl line 2 is not JSON; repair the line"):
         build(200)
     write(folder, {"text": "a", "ask": "b"})
-    with pytest.raises(ValueError, match=r"row 1 of .*asked.jsonl is not a row of asked as published \(KeyError: 'gold'\)"):
+    with pytest.raises(
+        ValueError, match=r"row 1 of .*asked.jsonl is not a row of asked as published \(KeyError: 'gold'\)"
+    ):
         build(200)
     (folder / "asked.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is not UTF-8 text"):

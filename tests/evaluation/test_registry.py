@@ -13,7 +13,9 @@ def test_tasks_are_found_by_their_files() -> None:
     assert entries["ruler/vt"].suite == "ruler"
     assert entries["perplexity/perplexity"].exam.kind == "likelihood"
     assert all(name == f"{entry.suite}/{name.split('/', 1)[1]}" for name, entry in entries.items())
-    assert len({entry.generator for entry in entries.values()}) == len({entry.suite for entry in entries.values()})
+    assert len({entry.generator for entry in entries.values()}) == len(
+        {entry.suite for entry in entries.values()}
+    )
     assert set(find_suite_cards()) == {entry.suite for entry in entries.values()}
 
 

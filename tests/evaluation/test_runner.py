@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from longspan.errors import UserInputError
-from longspan.evaluation.registry import find_task
 from longspan.evaluation.haystacks import Haystack
 from longspan.evaluation.limits import Limits, free_memory, refusal
+from longspan.evaluation.registry import find_task
 from longspan.evaluation.results import ResultLog
 from longspan.evaluation.runner import FIRST_SEED, Case, Job, Runner, Setup, grid, open_haystack
 from tests.evaluation.fake_model import FakeModel

@@ -13,8 +13,10 @@ from longspan.evaluation.registry import find_task
 from longspan.evaluation.scoring import score_predictions
 
 
-def labels(name: str = "ruler/niah_multivalue") -> Any:
-    return find_task(name).exam.labels
+def metric(name: str = "ruler/niah_multivalue") -> Any:
+    labels = find_task(name).exam.labels
+    assert labels is not None
+    return labels.metric
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -29,7 +31,7 @@ def test_the_mean_is_on_a_scale_to_100(tmp_path: Path) -> None:
         {"prediction": "nothing", "references": ["12", "34"]},
         {"pred": "", "answers": "12"},
     ]
-    found = score_predictions(labels(), write(tmp_path / "p.jsonl", *rows))
+    found = score_predictions(metric(), write(tmp_path / "p.jsonl", *rows))
     assert (found.score, found.num_samples) == (pytest.approx(37.5), 4)
 
 
@@ -48,4 +50,4 @@ def test_the_mean_is_on_a_scale_to_100(tmp_path: Path) -> None:
 def test_a_malformed_line_is_named(tmp_path: Path, line: str, sentence: str) -> None:
     (tmp_path / "p.jsonl").write_text(line)
     with pytest.raises(UserInputError, match=sentence):
-        score_predictions(labels(), tmp_path / "p.jsonl")
+        score_predictions(metric(), tmp_path / "p.jsonl")

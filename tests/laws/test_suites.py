@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -54,7 +54,7 @@ def build(name: str, length: int, seed: int = 0, depth: float | None = None) -> 
     return sample
 
 
-@lru_cache(maxsize=None)
+@cache
 def shortest(name: str) -> int:
     """The shortest of the lengths that the task can fill; shorter ones must be refused in one sentence."""
     for length in LENGTHS:
@@ -191,7 +191,18 @@ def test_a_hundred_samples_of_128k_take_under_a_minute(name: str) -> None:
 
 
 def test_every_suite_has_a_whole_card() -> None:
-    needed = {"name", "title", "year", "version", "metric", "differs", "paper_id", "lengths", "needs", "licence"}
+    needed = {
+        "name",
+        "title",
+        "year",
+        "version",
+        "metric",
+        "differs",
+        "paper_id",
+        "lengths",
+        "needs",
+        "licence",
+    }
     for suite, card in find_suite_cards().items():
         assert needed <= set(card) <= needed | {"citation"}, suite
         assert card["name"] == suite

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from longspan.evaluation.exams import FIRST_SEED, AnswerExam, Exam, costs
+from longspan.evaluation.exams import FIRST_SEED, AnswerExam, Exam, asked, costs
 from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
 from longspan.evaluation.registry import TaskEntry, find_task
 from longspan.evaluation.task import Labels, Sample
@@ -70,7 +70,9 @@ class SessionExam(AnswerExam):
     def _exam(self) -> Exam:
         exam = find_task(self.inner).exam
         if exam.labels is None:
-            raise ValueError(f"{self.inner} asks no question, so there are no turns; wrap a task that has answers")
+            raise ValueError(
+                f"{self.inner} asks no question, so there are no turns; wrap a task that has answers"
+            )
         return exam
 
     @property
@@ -126,7 +128,7 @@ class SessionExam(AnswerExam):
         first = context = model.read(item.context, progress=False)
         rows, usages = [], []
         for number, part in enumerate(item.parts, start=1):
-            question = f"This is about document {number}. {part.question}"
+            question = asked(model.tokenizer, f"This is about document {number}. {part.question}")
             answer = context.ask(
                 question, answer_prefix=part.answer_prefix, max_new_tokens=part.max_new_tokens, sources=False
             )
@@ -136,8 +138,12 @@ class SessionExam(AnswerExam):
                 said = f"{part.answer_prefix} {answer.text}".strip() if part.answer_prefix else answer.text
                 context = context.with_turn(question, said)
         scores = {f"turn_{number}": row["score"] for number, row in enumerate(rows, start=1)}
-        whole = {name: max(usage[name] or 0 for usage in usages) for name in ("prefill_seconds", "peak_kv_bytes")}
-        added = {name: sum(usage[name] for usage in usages) for name in ("generated_tokens", "decode_seconds")}
+        whole = {
+            name: max(usage[name] or 0 for usage in usages) for name in ("prefill_seconds", "peak_kv_bytes")
+        }
+        added = {
+            name: sum(usage[name] for usage in usages) for name in ("generated_tokens", "decode_seconds")
+        }
         return {
             **rows[0],
             **usages[0],

@@ -19,7 +19,11 @@ TOKENIZER = load_tokenizer(ASSETS)
 
 def build(name: str, seed: int = 0, length: int = 3000) -> Any:
     return find_task(name).exam.build(
-        length_tokens=length, depth=None, seed=FIRST_SEED + seed, haystack=pydoc_haystack(), tokenizer=TOKENIZER
+        length_tokens=length,
+        depth=None,
+        seed=FIRST_SEED + seed,
+        haystack=pydoc_haystack(),
+        tokenizer=TOKENIZER,
     )
 
 
@@ -54,7 +58,9 @@ def test_every_question_is_asked_and_the_mean_is_the_score(mode: str) -> None:
     name = f"scbench/{mode}:facts/single"
     session = build(name)
     context = FakeContext(session, wrong=2)
-    row = find_task(name).exam.measure(SimpleNamespace(read=lambda text, progress: context), session)  # type: ignore[arg-type]
+    row = find_task(name).exam.measure(
+        SimpleNamespace(read=lambda text, progress: context, tokenizer=TOKENIZER), session
+    )  # type: ignore[arg-type]
     assert row["scores"] == {"turn_1": 1.0, "turn_2": 0.0, "turn_3": 1.0}
     assert row["score"] == pytest.approx(2 / 3)
     assert (row["generated_tokens"], row["decode_seconds"], row["peak_kv_bytes"]) == (6, 1.5, 23)
@@ -78,6 +84,9 @@ def test_sessions_of_neighbouring_seeds_share_no_part() -> None:
 
 
 def test_what_asks_nothing_is_refused() -> None:
-    for inner, sentence in (("perplexity", "asks no question"), ("scbench/multi_turn_kv", "is a session already")):
+    for inner, sentence in (
+        ("perplexity", "asks no question"),
+        ("scbench/multi_turn_kv", "is a session already"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             build(f"scbench/multi_turn:{inner}")
