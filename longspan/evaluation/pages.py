@@ -33,7 +33,10 @@ __all__ = [
 LENGTHS = (2048, 4096)
 REACH_LENGTHS = (8192, 16384)
 SUITE_LENGTHS = (512, 1024, 2048, 4096)
-RULER_START, RULER_END = "<!-- RULER by method: made by `longspan bench pages ruler` -->", "<!-- end of RULER -->"
+RULER_START, RULER_END = (
+    "<!-- RULER by method: made by `longspan bench pages ruler` -->",
+    "<!-- end of RULER -->",
+)
 
 
 def ruler_specs(card: Card) -> dict[int, str]:
@@ -62,7 +65,9 @@ def plan_ruler(methods: Iterable[str] | None, samples: int, seed: int, tokenizer
     tasks = [name for name, entry in find_tasks().items() if entry.suite == "ruler"]
     jobs = []
     for length in (*LENGTHS, *REACH_LENGTHS):
-        specs = list(dict.fromkeys(specs[length] for card in cards.values() if length in (specs := ruler_specs(card))))
+        specs = list(
+            dict.fromkeys(specs[length] for card in cards.values() if length in (specs := ruler_specs(card)))
+        )
         if specs:
             jobs += grid(
                 specs=specs,
@@ -104,10 +109,13 @@ def ruler_section(rows: Sequence[Row]) -> str:
     ]
     for length in (*LENGTHS, *REACH_LENGTHS):
         present = [
-            (card.name, specs[length]) for card in all_cards().values() if length in (specs := ruler_specs(card))
+            (card.name, specs[length])
+            for card in all_cards().values()
+            if length in (specs := ruler_specs(card))
         ]
         table = [
-            (name, spec, [_mean(scores.get((spec, task, length))) for task in tasks]) for name, spec in present
+            (name, spec, [_mean(scores.get((spec, task, length))) for task in tasks])
+            for name, spec in present
         ]
         table = [line for line in table if any(value is not None for value in line[2])]
         if not table:
@@ -140,7 +148,11 @@ def suites_page(rows: Sequence[Row]) -> str:
         "",
     ]
     for suite, card in find_suite_cards().items():
-        tasks = [name for name in entries if entries[name].suite == suite and any(task == name for _, task, _ in scores)]
+        tasks = [
+            name
+            for name in entries
+            if entries[name].suite == suite and any(task == name for _, task, _ in scores)
+        ]
         if not tasks:
             continue
         year = f", {card['year']}" if card.get("year") else ""
@@ -192,7 +204,11 @@ def _verdict(chance: float, values: Sequence[list[float] | None]) -> str:
 
 def _counts(rows: Sequence[Row]) -> str:
     counts = sorted({len(found) for found in _scores(rows).values()})
-    most = f"{counts[0]} to {counts[-1]}" if counts and counts[0] != counts[-1] else f"{counts[-1] if counts else 0}"
+    most = (
+        f"{counts[0]} to {counts[-1]}"
+        if counts and counts[0] != counts[-1]
+        else f"{counts[-1] if counts else 0}"
+    )
     return f"Samples a cell: {most}."
 
 
@@ -203,7 +219,10 @@ def _measured_with(rows: Sequence[Row]) -> list[str]:
         for name, value in {**values, **row["versions"]}.items():
             if value is not None:
                 found.setdefault(name, {})[str(value)] = None
-    return ["Measured with " + "; ".join(f"{name} {', '.join(values)}" for name, values in found.items()) + ".", ""]
+    return [
+        "Measured with " + "; ".join(f"{name} {', '.join(values)}" for name, values in found.items()) + ".",
+        "",
+    ]
 
 
 def _mean(scores: Sequence[float] | None) -> float | None:

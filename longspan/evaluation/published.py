@@ -205,7 +205,9 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
             value, place = decoder.raw_decode(text, place)
         except (json.JSONDecodeError, RecursionError) as error:
             line = text.count("\n", 0, place) + 1
-            raise ValueError(f"{path} line {line} is not JSON; repair the line, or fetch the file anew") from error
+            raise ValueError(
+                f"{path} line {line} is not JSON; repair the line, or fetch the file anew"
+            ) from error
         yield from _rows_of(value, path)
 
 
@@ -221,7 +223,9 @@ def _rows_of(value: Any, path: Path) -> Iterable[Mapping[str, Any]]:
         rows = [value]
     for row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"{path} holds {type(row).__name__} values where rows (JSON objects) are expected")
+            raise ValueError(
+                f"{path} holds {type(row).__name__} values where rows (JSON objects) are expected"
+            )
     return rows
 
 

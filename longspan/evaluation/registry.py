@@ -45,7 +45,9 @@ class TaskEntry:
 
 def _suite_paths() -> list[Path]:
     files = [path for path in SUITES_ROOT.glob("*.py") if not path.stem.startswith("_")]
-    folders = [path.parent for path in SUITES_ROOT.glob("*/__init__.py") if not path.parent.name.startswith("_")]
+    folders = [
+        path.parent for path in SUITES_ROOT.glob("*/__init__.py") if not path.parent.name.startswith("_")
+    ]
     return sorted(files + folders)
 
 
@@ -67,7 +69,9 @@ def find_tasks() -> Mapping[str, TaskEntry]:
         generator = _digest(path)
         for name, task in _module(path).TASKS.items():
             full = f"{path.stem}/{name}"
-            entries[full] = TaskEntry(suite=path.stem, name=full, exam=exam_of(full, task), generator=generator)
+            entries[full] = TaskEntry(
+                suite=path.stem, name=full, exam=exam_of(full, task), generator=generator
+            )
     return entries
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_SEED", "Case", "Job", "Outcome", "Runner", "Setup", "grid", "open_haystack"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One sample: task name, length in tokens, depth of the answer (0..1; None: the task chooses) and seed."""

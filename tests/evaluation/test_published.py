@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +97,6 @@ def test_absent_data_say_what_to_put_where(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_changed_file_is_read_anew(folder: Path) -> None:
-    import os
-
     write(folder, {"text": "It is red.", "ask": "What?", "gold": "red"})
     assert build(200).references == ("red",)
     write(folder, {"text": "It is tan.", "ask": "What?", "gold": "tan"})
@@ -136,21 +138,31 @@ def test_rows_of_every_format(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "rows.pkl"))
 
 
+FAKE_DATASETS = """
+asked = []
+
+
+def load_dataset(name, subset, *, split):
+    asked.append((name, subset, split))
+    if split == "broken":
+        raise OSError("no such data set")
+    return iter([{"text": "It is red.", "ask": "What?", "gold": "red"}])
+"""
+
+
 def test_the_hub_is_asked_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    asked = []
-
-    def load(name: str, subset: str | None, *, split: str) -> Any:
-        asked.append((name, subset, split))
-        return datasets.Dataset.from_list([{"text": "It is red.", "ask": "What?", "gold": "red"}])
-
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "datasets.py").write_text(FAKE_DATASETS)
+    monkeypatch.syspath_prepend(tmp_path / "library")
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
     monkeypatch.setenv("LONGSPAN_DATA", str(tmp_path))
-    monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataMissing):
         build(200)
     monkeypatch.setenv("LONGSPAN_DOWNLOAD", "1")
     assert build(200).references == ("red",)
-    assert asked == [("someone/questions", None, "test")]
+    assert import_module("datasets").asked == [("someone/questions", None, "test")]
+    with pytest.raises(DataMissing, match="could not be loaded from the hub .no such data set.; put data/asked.jsonl into"):
+        replace(TASK, split="broken").questions()
 
 
 def test_cutting_keeps_both_ends_exactly() -> None:
