@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from longspan.card import Card, all_cards
+from longspan.evaluation.exams import DataExam
 from longspan.evaluation.metrics.interval import wilson_interval
 from longspan.evaluation.registry import find_suite_cards, find_tasks
 from longspan.evaluation.results import Row
@@ -81,9 +82,14 @@ def plan_ruler(methods: Iterable[str] | None, samples: int, seed: int, tokenizer
     return jobs
 
 
-def plan_suites(samples: int, seed: int, tokenizer: Any) -> list[Job]:
-    """Every generated task at 512 to 4,096 tokens under dense attention."""
-    tasks = [name for name, entry in find_tasks().items() if entry.exam.labels is not None]
+def plan_suites(tasks: Sequence[str] | None, samples: int, seed: int, tokenizer: Any) -> list[Job]:
+    """Every generated task, or those named, at 512 to 4,096 tokens under dense attention."""
+    if tasks is None:
+        tasks = [
+            name
+            for name, entry in find_tasks().items()
+            if entry.exam.labels is not None and not isinstance(entry.exam, DataExam)
+        ]
     return grid(
         specs=["dense"],
         tasks=tasks,

@@ -47,8 +47,11 @@ def test_extension_methods_go_to_16k_with_the_specs_they_name() -> None:
 
 
 def test_the_suites_are_all_planned_once_a_length() -> None:
-    jobs = plan_suites(1, 1, WordTokenizer())
-    assert len(jobs) == 4 * len([entry for entry in find_tasks().values() if entry.exam.labels is not None])
+    jobs = plan_suites(None, 1, 1, WordTokenizer())
+    planned = {job.case.task for job in jobs}
+    assert {"ruler/vt", "facts/single", "scbench/multi_turn_kv"} <= planned
+    assert "perplexity/perplexity" not in planned and len(jobs) == 4 * len(planned)
+    assert len(plan_suites(["ruler/vt"], 2, 1, WordTokenizer())) == 8
 
 
 def test_the_ruler_table_shows_means_and_gaps() -> None:

@@ -1,0 +1,105 @@
+"""`longspan bench pages`: the tables of docs/ that show the reference model over RULER and over every suite."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from longspan.cli._bench_options import read_tasks
+from longspan.cli._bench_run import finish, measure, open_runner
+from longspan.cli._bench_score import DATA_HELP, use_data
+from longspan.cli._output import check_writable, console, write_text
+from longspan.errors import UserInputError
+
+__all__ = ["Page", "pages"]
+
+
+class Page(StrEnum):
+    """A page of docs/."""
+
+    ruler = "ruler"
+    suites = "suites"
+
+
+def pages(
+    page: Annotated[
+        Page, typer.Argument(help="ruler: every method over RULER. suites: dense over every suite.")
+    ],
+    methods: Annotated[
+        list[str] | None, typer.Option(help="With ruler: names of methods; default all.")
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="With suites: tasks or suites; default all.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of each task, length and spec.")] = 10,
+    part: Annotated[
+        str, typer.Option(help="K/N: measure the K-th of N parts only and write no page, to share the work.")
+    ] = "1/1",
+    read: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Measure nothing: take rows of these results.jsonl files."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
+    haystack: Annotated[str, typer.Option(help="pydoc, noise, or a text file or folder.")] = "pydoc",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
+    docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),
+) -> None:
+    """Measure and write the tables of docs/proof.md (RULER by method) and docs/suites.md.
+
+    Example: longspan bench pages ruler --samples 10 --device cuda
+    """
+    use_data(data)
+    number, parts = _part(part)
+    if read:
+        rows = [row for file in read for row in _rows(file)]
+        _write(page, rows, docs)
+        return
+    check_writable(out / "results.jsonl")
+    runner = open_runner("reference", {"device": device}, haystack, out, False, None)
+    jobs = _plan(page, methods, tasks, samples, runner.model.tokenizer)[number - 1 :: parts]
+    rows, _, stopped = measure(runner, jobs)
+    if parts == 1 and not stopped:
+        _write(page, rows, docs)
+    finish(rows, stopped)
+
+
+def _plan(
+    page: Page, methods: list[str] | None, tasks: str | None, samples: int, tokenizer: Any
+) -> list[Any]:
+    from longspan.evaluation.exams import FIRST_SEED
+    from longspan.evaluation.pages import plan_ruler, plan_suites
+
+    if page is Page.ruler:
+        return plan_ruler(methods, samples, FIRST_SEED, tokenizer)
+    return plan_suites(None if tasks is None else read_tasks(tasks), samples, FIRST_SEED, tokenizer)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserInputError(f"--part is {text!r}, allowed is K/N with K from 1 to N, such as 2/8")
+    return int(number), int(parts)
+
+
+def _rows(file: Path) -> list[Any]:
+    from longspan.evaluation.results import ResultLog
+
+    if not file.is_file():
+        raise UserInputError(f"--from {str(file)!r} is no file; give a results.jsonl")
+    return list(ResultLog(file).rows.values())
+
+
+def _write(page: Page, rows: list[Any], docs: Path) -> None:
+    from longspan.evaluation.pages import RULER_END, RULER_START, put_between, ruler_section, suites_page
+
+    if page is Page.ruler:
+        file = docs / "proof.md"
+        whole = file.read_text(encoding="utf-8") if file.exists() else "# Proof\n"
+        rows = [row for row in rows if row["suite"] == "ruler"]
+        write_text(file, put_between(whole, RULER_START, RULER_END, ruler_section(rows)))
+    else:
+        file = docs / "suites.md"
+        write_text(file, suites_page(rows))
+    console().print(f"Page: {file}")
