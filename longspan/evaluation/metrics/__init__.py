@@ -2,7 +2,7 @@
 
 A metric takes a prediction, the references and the details of a sample, and gives a score from 0 to 1, or that score with
 its parts. Grouped by what they measure: `text` and `overlap` (strings, word overlap), `choice`, `code`, `retrieval`,
-`ordering`, `citation`, `bias`; `interval` and `likelihood` are about many samples.
+`ordering` and `citation` are about one answer, `interval`, `likelihood` and `ranking` about many samples.
 """
 
 from __future__ import annotations
@@ -39,10 +39,17 @@ def grade(
         ValueError: the metric gave no score, or one that is not a number from 0 to 1.
     """
     found = metric(prediction, references, {} if details is None else details)
-    parts = {name: float(value) for name, value in (found if isinstance(found, Mapping) else {"score": found}).items()}
+    parts = {
+        name: float(value)
+        for name, value in (found if isinstance(found, Mapping) else {"score": found}).items()
+    }
     if "score" not in parts:
-        raise ValueError(f"a metric gave the parts {sorted(parts)}; it must give a number or a part named 'score'")
+        raise ValueError(
+            f"a metric gave the parts {sorted(parts)}; it must give a number or a part named 'score'"
+        )
     if math.isnan(parts["score"]) or not -1e-9 <= parts["score"] <= 1 + 1e-9:
-        raise ValueError(f"a metric gave the score {parts['score']}; a score lies in 0..1, so divide percentages by 100")
+        raise ValueError(
+            f"a metric gave the score {parts['score']}; a score lies in 0..1, so divide percentages by 100"
+        )
     parts["score"] = min(1.0, max(0.0, parts["score"]))
     return parts
