@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from longspan.errors import UserInputError
@@ -12,9 +13,7 @@ __all__ = ["MAX_LENGTH_TOKENS", "read_depths", "read_lengths", "read_seeds", "re
 MAX_LENGTH_TOKENS = 2**27
 
 
-def rerun_command(
-    model: str, settings: dict[str, Any], haystack: str, dtype: str | None, device: str | None
-) -> str:
+def rerun_command(model: str, settings: dict[str, Any], haystack: str, more: Mapping[str, Any]) -> str:
     """The command line that measures the same again, every setting written out."""
     words = ["longspan", "bench", "--model", model]
     for spec in settings["specs"]:
@@ -23,7 +22,7 @@ def rerun_command(
     words += ["--depths", ",".join(f"{depth * 100:g}" for depth in settings["depths"])]
     words += ["--seeds", ",".join(map(str, settings["seeds"])) + ("," if len(settings["seeds"]) == 1 else "")]
     words += ["--haystack", haystack]
-    for name, value in (("--samples", settings["samples"]), ("--dtype", dtype), ("--device", device)):
+    for name, value in {"--samples": settings["samples"], **more}.items():
         words += [name, str(value)] if value is not None else []
     return shlex.join(words)
 

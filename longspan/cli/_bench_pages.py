@@ -14,7 +14,7 @@ from longspan.cli._bench_score import DATA_HELP, use_data
 from longspan.cli._output import check_writable, console, write_text
 from longspan.errors import UserInputError
 
-__all__ = ["Page", "pages"]
+__all__ = ["Page", "pages", "write_proof"]
 
 
 class Page(StrEnum):
@@ -89,6 +89,14 @@ def _rows(file: Path) -> list[Any]:
     if not file.is_file():
         raise UserInputError(f"--from {str(file)!r} is no file; give a results.jsonl")
     return list(ResultLog(file).rows.values())
+
+
+def write_proof(file: Path, page: str) -> None:
+    """Write the ledger, with the RULER table that stands in the file."""
+    from longspan.evaluation.pages import RULER_END, RULER_START, kept_section, put_between
+
+    kept = kept_section(file, RULER_START, RULER_END)
+    write_text(file, page if kept is None else put_between(page, RULER_START, RULER_END, kept))
 
 
 def _write(page: Page, rows: list[Any], docs: Path) -> None:

@@ -126,13 +126,17 @@ def samples(
         raise typer.Exit(EXIT_SKIPPED)
 
 
-def use_data(folder: Path | None) -> None:
-    """Make a folder of published data known to the suites."""
+def use_data(folder: Path | None, download: bool = False) -> None:
+    """Make a folder of published data known to the suites, and whether they may download what is not there."""
+    from longspan.evaluation.published import DATA_VARIABLE, DOWNLOAD_VARIABLE
+
+    if download:
+        os.environ[DOWNLOAD_VARIABLE] = "1"
     if folder is None:
         return
     if not folder.is_dir():
         raise UserInputError(f"--data {str(folder)!r} is no folder; give one with a folder for each suite")
-    os.environ["LONGSPAN_DATA"] = str(folder)
+    os.environ[DATA_VARIABLE] = str(folder)
 
 
 def _first_seed() -> int:

@@ -1,4 +1,4 @@
-"""What `longspan bench` shows on the terminal: a live table with a progress bar, the proof's table, the tasks."""
+"""What `longspan bench` shows on the terminal: a live table with a progress bar, the proof's table; and the summary as JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from longspan.evaluation.exams import TaskEntry
     from longspan.evaluation.proof import Verdict
 
-__all__ = ["LiveView", "proof_table", "summary_table", "task_table"]
+__all__ = ["LiveView", "proof_table", "skip_lines", "summary_json", "summary_table"]
 
 _SECONDS_BETWEEN_TABLES = 0.5
 
@@ -155,14 +154,22 @@ def proof_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def task_table(entries: Mapping[str, TaskEntry]) -> Table:
-    """A line a task: name, suite, what is measured."""
-    from rich import box
-    from rich.table import Table
+def summary_json(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every number of the report as plain values.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("task", "suite", "measures"):
-        table.add_column(title)
-    for name, entry in entries.items():
-        table.add_row(name, entry.suite, "accuracy" if entry.exam.kind == "answer" else "perplexity")
-    return table
+    Returns:
+        `summary`: a line a (spec, task, length); `effective_lengths`: scores by length of each spec; `comparisons`: each
+        spec against dense, or the first spec where dense was not measured, sample by sample.
+    """
+    from dataclasses import asdict
+
+    from longspan.evaluation.comparison import compare_with
+    from longspan.evaluation.summary import baseline_spec, summarise_lengths
+
+    against = baseline_spec(rows)
+    compared = compare_with(rows, against) if against is not None else []
+    return {
+        "summary": [summary.as_dict() for summary in summarise(rows, ("spec", "task", "length_tokens"))],
+        "effective_lengths": [asdict(found) for found in summarise_lengths(rows)],
+        "comparisons": [comparison.as_dict() for comparison in compared],
+    }

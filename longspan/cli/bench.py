@@ -1,4 +1,7 @@
-"""`longspan bench`: what every spec costs in answers, seconds and bytes; `--proof` for the methods' claims."""
+"""`longspan bench`: what every spec costs in answers, seconds and bytes; `--proof` for the methods' claims.
+
+Alone it measures; its sub-commands read what was measured.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longspan.cli._bench_compare import compare
 from longspan.cli._bench_options import read_depths, read_lengths, read_seeds, read_tasks, rerun_command
-from longspan.cli._output import (
-    EXIT_INTERRUPTED,
-    JSON_HELP,
-    check_writable,
-    console,
-    loading,
-    write_json,
-    write_text,
-)
+from longspan.cli._bench_pages import pages, write_proof
+from longspan.cli._bench_run import commit_notes, finish, measure, not_reached, open_runner
+from longspan.cli._bench_score import DATA_HELP, samples, score, use_data
+from longspan.cli._output import EXIT_INTERRUPTED, JSON_HELP, check_writable, console, write_json, write_text
 from longspan.errors import UserInputError
 
 if TYPE_CHECKING:
-    from longspan.evaluation.runner import Job, Runner
+    from longspan.evaluation.runner import Runner
+
+app = typer.Typer(invoke_without_command=True)
+app.command("compare")(compare)
+app.command("score")(score)
+app.command("samples")(samples)
+app.command("pages")(pages)
 
 _DEFAULTS = {"tasks": "niah_single_2,niah_multikey_1,vt", "lengths": "1024,4096", "depths": "0,25,50,75,100"}
 
 
-def command(
+@app.callback()
+def bench(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="reference, a hub id, or a model folder.")] = "reference",
     methods: Annotated[
         list[str] | None,
@@ -44,17 +51,23 @@ def command(
     ] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(
-            help="How many seeds, or a list such as 7,8. Every depth runs with every seed. Default: 1"
-        ),
+        typer.Option(help="How many seeds, or a list such as 7,8; each runs with every depth. Default: 1"),
     ] = None,
-    samples: Annotated[
+    num_samples: Annotated[
         int | None,
-        typer.Option(min=1, help="Samples of each task, length and spec; takes as many seeds as that needs."),
+        typer.Option(
+            "--samples",
+            min=1,
+            help="Samples of each task, length and spec; takes as many seeds as that needs.",
+        ),
     ] = None,
     haystack: Annotated[
         str, typer.Option(help="pydoc, noise, or a text file or folder to hide answers in.")
     ] = "pydoc",
+    data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Let published data that are not in --data come from the hub.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl and report.html.")] = Path(
         "longspan-bench"
     ),
@@ -72,132 +85,105 @@ def command(
         bool, typer.Option("--proof", help="Measure every method's claim on the reference model.")
     ] = False,
     docs: Annotated[Path, typer.Option(help="Folder for proof.md and proof.json.")] = Path("docs"),
-    list_tasks: Annotated[bool, typer.Option("--list-tasks", help="Show all tasks and exit.")] = False,
+    list_suites: Annotated[
+        bool, typer.Option("--list", help="Show all suites, what they ask and what they need, and exit.")
+    ] = False,
+    list_tasks: Annotated[
+        bool, typer.Option("--list-tasks", help="Show all tasks, what they measure and how, and exit.")
+    ] = False,
 ) -> None:
     """Measure specs x tasks x lengths x depths x seeds: accuracy with its 95% interval, seconds, bytes.
 
     Example: longspan bench --methods dense --methods "snapkv(keep=0.25)" --tasks keys8_numbers --lengths 4096
     """
-    if list_tasks:
-        _show_tasks()
+    if context.invoked_subcommand is not None:
+        _refuse_options(context, context.invoked_subcommand)
         return
+    if list_suites or list_tasks:
+        _show_lists(list_suites, list_tasks)
+        return
+    use_data(data, download)
     chosen = {"tasks": tasks, "lengths": lengths, "depths": depths}
     load = {"dtype": dtype, "device": device}
     check_writable(out / "results.jsonl", json_file)
     opening = (model, load, haystack, out, fresh, limit_seconds or None)
     if proof:
-        given = [f"--{name}" for name, value in chosen.items() if value is not None]
-        given += ["--model"] if model != "reference" else []
-        if given:
-            raise UserInputError(
-                f"{given[0]} has no effect with --proof, where each claim sets it; leave it out"
-            )
-        _run_proof(_open(*opening), methods, seeds, samples, docs, json_file)
+        _refuse_with_proof(model, chosen)
+        _run_proof(open_runner(*opening), methods, seeds, num_samples, docs, json_file)
     else:
-        settings = _settings(
-            {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()},
-            methods,
-            seeds,
-            samples,
+        settings = _settings(chosen, methods, seeds, num_samples)
+        more = {"--data": data, "--dtype": dtype, "--device": device}
+        rerun = rerun_command(model, settings, haystack, more)
+        _run_grid(open_runner(*opening), settings, rerun, out, json_file)
+
+
+def _refuse_options(context: typer.Context, name: str) -> None:
+    """Options before a sub-command would be read and then forgotten."""
+    given = [
+        option
+        for option in context.params
+        if getattr(context.get_parameter_source(option), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        shown = next(param.opts[0] for param in context.command.params if param.name == given[0])
+        raise UserInputError(
+            f"{shown} has no effect before {name!r}; leave it out, or give it after {name!r}"
         )
-        rerun = rerun_command(model, settings, haystack, dtype, device)
-        _run_grid(_open(*opening), settings, rerun, out, json_file)
 
 
-def _show_tasks() -> None:
-    from longspan.cli._bench_view import task_table
-    from longspan.evaluation.exams import find_tasks
+def _refuse_with_proof(model: str, chosen: dict[str, str | None]) -> None:
+    given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    given += ["--model"] if model != "reference" else []
+    if given:
+        raise UserInputError(f"{given[0]} has no effect with --proof, where each claim sets it; leave it out")
 
-    console().print(task_table(find_tasks()))
+
+def _show_lists(suites: bool, tasks: bool) -> None:
+    from longspan.cli._bench_list import suite_table, task_table
+    from longspan.evaluation.registry import find_suite_cards, find_tasks, find_wrappers
+
+    entries = find_tasks()
+    if suites:
+        console().print(suite_table(find_suite_cards(), entries, find_wrappers()))
+    if tasks:
+        console().print(task_table(entries))
 
 
 def _settings(
-    chosen: dict[str, str], methods: list[str] | None, seeds: str | None, samples: int | None
+    chosen: dict[str, str | None], methods: list[str] | None, seeds: str | None, samples: int | None
 ) -> dict[str, Any]:
-    """The arguments of `grid`, checked."""
+    """The arguments of `grid`, checked; what was not chosen has its default."""
     from longspan.spec import canonical
 
+    texts = {name: _DEFAULTS[name] if value is None else value for name, value in chosen.items()}
     return {
         "specs": list(dict.fromkeys(canonical(spec) for spec in methods or ["dense"])),
-        "tasks": read_tasks(chosen["tasks"]),
-        "lengths": read_lengths(chosen["lengths"]),
-        "depths": read_depths(chosen["depths"]),
+        "tasks": read_tasks(texts["tasks"]),
+        "lengths": read_lengths(texts["lengths"]),
+        "depths": read_depths(texts["depths"]),
         "seeds": read_seeds("1" if seeds is None else seeds),
         "samples": samples,
     }
 
 
-def _open(
-    model: str, load: dict[str, Any], haystack: str, out: Path, fresh: bool, limit_seconds: float | None
-) -> Runner:
-    """Everything a run needs, with the results file opened first so that a broken one costs no waiting."""
-    from longspan.evaluation.results import ResultLog, set_aside
-
-    file = out / "results.jsonl"
-    # Before it is opened: --fresh is the way out when the file cannot be read.
-    if fresh and (aside := set_aside(file)) is not None:
-        console().print(f"Earlier results are now in {aside}.")
-    log = ResultLog(file)
-    if log.dropped_bytes:
-        console().print(
-            f"Dropped a last line that was cut short ({log.dropped_bytes} bytes) from {log.path}."
-        )
-    with loading():
-        import longspan
-        from longspan.evaluation.limits import Limits, free_memory
-        from longspan.evaluation.runner import Runner, Setup, open_haystack
-
-        name, text = open_haystack(haystack)
-        loaded = longspan.load(model, **load)
-    if loaded.tokenizer is None:
-        raise UserInputError(f"the model {model!r} has no tokenizer; use a folder or hub id that holds one")
-    limits = Limits(seconds=limit_seconds, free_bytes=free_memory(loaded.info.device.type))
-    return Runner(model=loaded, haystack=text, setup=Setup.of(loaded, name), log=log, limits=limits)
-
-
-def _run(runner: Runner, jobs: list[Job]) -> tuple[list[Any], int, bool]:
-    """Rows, how many of them were there already, and whether Ctrl-C ended it early."""
-    from longspan.cli._bench_view import LiveView, skip_lines
-
-    resumed, stopped = 0, False
-    with LiveView(sum(len(job.specs) for job in jobs)) as view:
-        try:
-            for outcome in runner.run(jobs):
-                view.add(outcome.row)
-                resumed += outcome.resumed
-        except KeyboardInterrupt:
-            stopped = True
-    for line in skip_lines(view.rows):
-        console().print(line)
-    if stopped:
-        total = sum(len(job.specs) for job in jobs)
-        kept = (
-            f"{len(view.rows)} of {total} results are kept in {runner.log.path}"
-            if view.rows
-            else "Nothing was measured yet"
-        )
-        console().print(f"Stopped. {kept}; the same command goes on.")
-    return view.rows, resumed, stopped
-
-
 def _run_grid(
     runner: Runner, settings: dict[str, Any], rerun: str, out: Path, json_file: Path | None
 ) -> None:
+    from longspan.cli._bench_view import summary_json
     from longspan.evaluation.report import render_report
     from longspan.evaluation.runner import grid
-    from longspan.evaluation.summary import summarise
 
     jobs = grid(**settings, tokenizer=runner.model.tokenizer)
-    rows, resumed, stopped = _run(runner, jobs)
+    rows, resumed, stopped = measure(runner, jobs)
     total = sum(len(job.specs) for job in jobs)
     notes = (
         [f"{len(rows)} of {total} samples, {resumed} of them from an earlier run."]
         if resumed or stopped
         else []
     )
-    notes += _commit_notes(runner, rows)
+    notes += commit_notes(runner, rows)
     if rows:
-        missing = _not_reached(runner, jobs, rows) if stopped else []
+        missing = not_reached(runner, jobs, rows) if stopped else []
         title = f"longspan bench: {runner.setup.model}"
         write_text(
             out / "report.html", render_report([*rows, *missing], title=title, command=rerun, notes=notes)
@@ -206,31 +192,10 @@ def _run_grid(
             console().print(note)
         console().print(f"Report: {out / 'report.html'}   Results: {runner.log.path}")
     if json_file is not None:
-        lines = [summary.as_dict() for summary in summarise(rows, ("spec", "task", "length_tokens"))]
         write_json(
-            json_file, {"command": rerun, "setup": vars(runner.setup), "notes": notes, "summary": lines}
+            json_file, {"command": rerun, "setup": vars(runner.setup), "notes": notes, **summary_json(rows)}
         )
-    if stopped:
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if rows and all(row["status"] == "skipped" for row in rows):
-        raise UserInputError(f"nothing could be measured: {rows[0]['reason']}")
-
-
-def _not_reached(runner: Runner, jobs: list[Job], rows: list[Any]) -> list[dict[str, Any]]:
-    """Rows for the report's "not run" cells after an early stop."""
-    done = {row["key"] for row in rows}
-    return [
-        {
-            **vars(job.case),
-            "spec": spec,
-            "kind": "answer",
-            "status": "skipped",
-            "reason": "stopped before it was reached",
-        }
-        for job in jobs
-        for spec in job.specs
-        if runner.key(job.case, spec) not in done
-    ]
+    finish(rows, stopped)
 
 
 def _run_proof(
@@ -252,7 +217,7 @@ def _run_proof(
             raise UserInputError(f"--methods {name!r} is no method with a claim; {did_you_mean(name, names)}")
     tokenizer, first = runner.model.tokenizer, read_seeds("1" if seeds is None else seeds)
     chosen = [claim for claim in claims if not methods or claim.method in methods]
-    _, _, stopped = _run(runner, plan(chosen, first, tokenizer, samples))
+    measured, _, stopped = measure(runner, plan(chosen, first, tokenizer, samples))
     keys = dict.fromkeys(
         runner.key(job.case, spec) for job in plan(claims, first, tokenizer, samples) for spec in job.specs
     )
@@ -260,24 +225,14 @@ def _run_proof(
     verdicts = [judge(claim, rows, samples) for claim in claims]
     shown = [verdict for verdict in verdicts if verdict.claim in chosen]
     console().print(proof_table(shown))
-    for note in _commit_notes(runner, rows):
+    for note in commit_notes(runner, rows):
         console().print(note)
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
     command = "longspan bench --proof" + (f" --samples {samples}" if samples else "")
-    write_text(docs / "proof.md", proof_markdown(verdicts, silent, rows, command))
+    write_proof(docs / "proof.md", proof_markdown(verdicts, silent, rows, command))
     write_json(docs / "proof.json", proof_ledger(verdicts, silent, rows))
     console().print(f"Ledger: {docs / 'proof.md'}, {docs / 'proof.json'}   Results: {runner.log.path}")
     if json_file is not None:
         write_json(json_file, proof_ledger(shown, [], rows))
-
-
-def _commit_notes(runner: Runner, rows: list[Any]) -> list[str]:
-    others = {str(row["commit"]) for row in rows} - {str(runner.setup.commit)}
-    if not others:
-        return []
-    count = sum(str(row["commit"]) in others for row in rows)
-    names = ", ".join(sorted(others))
-    return [
-        f"{count} of {len(rows)} samples were measured at another commit ({names}); --fresh measures again."
-    ]
+    finish(measured, stopped)

@@ -19,7 +19,7 @@ from typing import Any
 from longspan.errors import UserInputError, did_you_mean
 from longspan.evaluation.exams import Exam, exam_of
 
-__all__ = ["TaskEntry", "find_suite_cards", "find_task", "find_tasks", "tasks_named"]
+__all__ = ["TaskEntry", "find_suite_cards", "find_task", "find_tasks", "find_wrappers", "tasks_named"]
 
 SUITES_ROOT = Path(__file__).with_name("suites")
 SUITES_PACKAGE = "longspan.evaluation.suites"
@@ -57,7 +57,7 @@ def _module(path: Path) -> ModuleType:
 
 def _digest(path: Path) -> str:
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    shared = [SUITES_ROOT.parent / name for name in SHARED_FILES]
+    shared = [SUITES_ROOT.parent / name for name in SHARED_FILES] + sorted(SUITES_ROOT.glob("_*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in [*files, *shared])).hexdigest()[:12]
 
 
@@ -79,6 +79,13 @@ def find_tasks() -> Mapping[str, TaskEntry]:
 def find_suite_cards() -> Mapping[str, Mapping[str, Any]]:
     """The `CARD` of every suite by the suite's name."""
     return {path.stem: _module(path).CARD for path in _suite_paths()}
+
+
+@cache
+def find_wrappers() -> Mapping[str, tuple[str, ...]]:
+    """Full names of the wrappers of every suite that has some."""
+    found = {path.stem: getattr(_module(path), "WRAPPERS", {}) for path in _suite_paths()}
+    return {suite: tuple(f"{suite}/{name}" for name in names) for suite, names in found.items() if names}
 
 
 def find_task(name: str) -> TaskEntry:

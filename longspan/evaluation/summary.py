@@ -1,17 +1,25 @@
-"""Rows to table lines: accuracy with its interval, seconds, bytes, per spec or any other grouping."""
+"""Rows to table lines: accuracy with its interval, seconds, bytes, per spec or any other grouping; scores by length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from longspan.evaluation.metrics.interval import wilson_interval
 from longspan.evaluation.metrics.likelihood import Bucket, merge_buckets, overall_nll, perplexity_interval
+from longspan.evaluation.metrics.statistics import (
+    IntervalKind,
+    effective_length,
+    mean_interval,
+    weighted_averages,
+)
 from longspan.evaluation.results import Row
 
-__all__ = ["Summary", "distinct", "skips", "summarise"]
+__all__ = ["LengthSummary", "Summary", "baseline_spec", "distinct", "skips", "summarise", "summarise_lengths"]
+
+NOLIMA_SHARE = 0.85
+"""Share of the score on short texts that still counts as served (Modarressi et al., *NoLiMa*, 2025)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,8 @@ class Summary:
         group: the values of the grouping fields, by name.
         num_samples: question-and-answer samples behind `accuracy`.
         accuracy: mean score, 0..1; None without such samples.
-        interval: Wilson's 95% interval of `accuracy`.
+        interval: 95% interval of `accuracy`.
+        interval_kind: "wilson" or "t", see `longspan.evaluation.metrics.statistics.mean_interval`.
         prefill_seconds: median seconds from the text to the first token (reading plus the question's prefill), over
             samples with an answer; of reading alone where there are none.
         decode_seconds: median seconds of generation.
@@ -38,6 +47,7 @@ class Summary:
     num_samples: int = 0
     accuracy: float | None = None
     interval: tuple[float, float] | None = None
+    interval_kind: IntervalKind | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
     decode_tokens_per_second: float | None = None
@@ -55,10 +65,47 @@ class Summary:
         fields = asdict(self)
         return {**fields.pop("group"), **fields}
 
+    @property
+    def decode_seconds_per_token(self) -> float | None:
+        """Seconds for each generated token."""
+        return 1 / self.decode_tokens_per_second if self.decode_tokens_per_second else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthSummary:
+    """One spec's scores by length, tasks weighing the same as in RULER.
+
+    Attributes:
+        spec: the spec.
+        tasks: tasks behind every one of the scores.
+        left_out, left_out_tokens: tasks, and lengths, that the spec has scores for but not together with all the others: an
+            average over other tasks at one length would say nothing about length.
+        scores: mean over `tasks` of each task's mean score, 0..1, by length in tokens.
+        effective_tokens: see `longspan.evaluation.metrics.statistics.effective_length`, at RULER's threshold.
+        effective_relative_tokens: the same, at 85% of the score at the shortest length, as in NoLiMa.
+        rising_average, falling_average: RULER's wAvg(inc) and wAvg(dec).
+    """
+
+    spec: str
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
+    left_out_tokens: tuple[int, ...]
+    scores: Mapping[int, float]
+    effective_tokens: int | None
+    effective_relative_tokens: int | None
+    rising_average: float
+    falling_average: float
+
 
 def distinct(rows: Iterable[Row], field: str) -> list[Any]:
     """Values of a field, in order of first appearance."""
     return list(dict.fromkeys(row.get(field) for row in rows))
+
+
+def baseline_spec(rows: Iterable[Row]) -> str | None:
+    """The spec that others are held against: dense, or the first where dense was not measured; None without rows."""
+    specs = distinct(rows, "spec")
+    return "dense" if "dense" in specs else next(iter(specs), None)
 
 
 def summarise(rows: Sequence[Row], by: Sequence[str] = ("spec",)) -> list[Summary]:
@@ -77,6 +124,52 @@ def summarise(rows: Sequence[Row], by: Sequence[str] = ("spec",)) -> list[Summar
     return [_summary(dict(zip(by, key, strict=True)), group) for key, group in groups.items()]
 
 
+def summarise_lengths(rows: Sequence[Row]) -> list[LengthSummary]:
+    """Scores by length of every spec that has any, in order of first appearance; all lengths in tokens.
+
+    A length is the one that was asked for, so specs compare on the same samples.
+    """
+    scored = [row for row in rows if row["status"] == "done" and row.get("score") is not None]
+    return [
+        _lengths(spec, [row for row in scored if row["spec"] == spec]) for spec in distinct(scored, "spec")
+    ]
+
+
+def _lengths(spec: str, rows: Sequence[Row]) -> LengthSummary:
+    means = {
+        (group.group["task"], group.group["length_tokens"]): group.accuracy or 0.0
+        for group in summarise(rows, ("task", "length_tokens"))
+    }
+    whole, lengths = _complete(means)
+    scores = {length: fmean(means[task, length] for task in whole) for length in lengths}
+    rising, falling = weighted_averages(scores)
+    return LengthSummary(
+        spec=spec,
+        tasks=tuple(whole),
+        left_out=tuple(task for task in distinct(rows, "task") if task not in whole),
+        left_out_tokens=tuple(sorted({length for _, length in means} - set(lengths))),
+        scores=scores,
+        effective_tokens=effective_length(scores),
+        effective_relative_tokens=effective_length(scores, share_of_shortest=NOLIMA_SHARE),
+        rising_average=rising,
+        falling_average=falling,
+    )
+
+
+def _complete(cells: Iterable[tuple[str, int]]) -> tuple[list[str], list[int]]:
+    """Tasks and lengths that were all measured together, the most cells of them: some lengths are too short for a task, and a
+    run may stop in the middle of a length."""
+    by_task: dict[str, set[int]] = {}
+    for task, length in cells:
+        by_task.setdefault(task, set()).add(length)
+    every = set.intersection(*by_task.values())
+    choices = [
+        ([task for task, has in by_task.items() if has >= lengths], sorted(lengths))
+        for lengths in [*by_task.values(), every]
+    ]
+    return max(choices, key=lambda choice: (len(choice[0]) * len(choice[1]), len(choice[0])))
+
+
 def skips(rows: Iterable[Row]) -> list[tuple[str, str, int, str, int]]:
     """Samples that were not run, as (spec, task, length_tokens, reason, count), in order of first appearance."""
     counts: dict[tuple[str, str, int, str], int] = {}
@@ -93,7 +186,7 @@ def _summary(group: dict[str, Any], rows: Sequence[Row]) -> Summary:
     likelihoods = [row for row in done if row.get("nll") is not None]
     buckets = merge_buckets([_buckets(row) for row in likelihoods])
     timed = [row for row in done if row.get("score") is not None] or done
-    accuracy = fmean(scores) if scores else None
+    interval = mean_interval(scores) if scores else None
     seconds = [row for row in done if row.get("decode_seconds")]
     generated = sum(row["generated_tokens"] for row in seconds)
     total_decode = sum(row["decode_seconds"] for row in seconds)
@@ -103,8 +196,9 @@ def _summary(group: dict[str, Any], rows: Sequence[Row]) -> Summary:
     return Summary(
         group=group,
         num_samples=len(scores),
-        accuracy=accuracy,
-        interval=wilson_interval(accuracy, len(scores)) if accuracy is not None else None,
+        accuracy=fmean(scores) if scores else None,
+        interval=(interval.low, interval.high) if interval else None,
+        interval_kind=interval.kind if interval else None,
         prefill_seconds=_median([_prefill(row) for row in timed]),
         decode_seconds=_median([row.get("decode_seconds") for row in done]),
         decode_tokens_per_second=generated / total_decode if total_decode else None,

@@ -110,7 +110,7 @@ def test_demo_compares_specs_and_writes_its_report(
     assert "snapkv(keep=0.5)" in shown and "Report:" in shown
     html = page.read_text()
     assert (
-        "<svg" in html and "snapkv(keep=0.5)" in html and "http" not in html.replace("http://www.w3.org", "")
+        "<svg" in html and "snapkv(keep=0.5)" in html and "://" not in html.replace("http://www.w3.org", "")
     )
     scored = json.loads(rows.read_text())["rows"]
     assert len(scored) == 2 * 2 * 3

@@ -50,11 +50,15 @@ def test_a_run_writes_rows_report_and_json(
     result = json.loads((tmp_path / "out.json").read_text())
     summary = result["summary"][0]
     assert (summary["spec"], summary["task"], summary["num_samples"], summary["accuracy"]) == (
-        "dense", "niah_single_2", 4, 1.0,
+        "dense", "ruler/niah_single_2", 4, 1.0,
     )  # fmt: skip
+    assert summary["interval_kind"] == "wilson"
+    (lengths,) = result["effective_lengths"]
+    assert (lengths["spec"], lengths["scores"], lengths["effective_tokens"]) == ("dense", {"600": 1.0}, 600)
+    assert result["comparisons"] == []
     seeds = f"{FIRST_SEED},{FIRST_SEED + 1}"
     assert result["command"] == (
-        "longspan bench --model reference --methods dense --tasks niah_single_2 --lengths 600 --depths 0,100 "
+        "longspan bench --model reference --methods dense --tasks ruler/niah_single_2 --lengths 600 --depths 0,100 "
         f"--seeds {seeds} --haystack sea.txt"
     )
     assert "--seeds" in (tmp_path / "here" / "report.html").read_text()
@@ -100,6 +104,23 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     assert len(rows_of(tmp_path / "longspan-bench")) == 3
 
 
+def test_after_ctrl_c_the_report_says_what_has_no_pair_yet(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: FakeModel, text: str, *, progress: bool | None) -> Any:
+        if self.spec == "truncate" and len(self.questions) > 2:
+            raise KeyboardInterrupt
+        return read(self, text, progress=progress)
+
+    read = FakeModel.read
+    monkeypatch.setattr(FakeModel, "read", interrupted)
+    assert bench("--methods", "dense", "--methods", "truncate", "--depths", "0,50,100") == 130
+    page = (tmp_path / "longspan-bench" / "report.html").read_text()
+    assert "<code>truncate</code> minus <code>dense</code>" in page
+    assert "skipped with truncate: stopped before it was reached" in page
+    assert "another model" not in page
+
+
 def test_a_cut_line_is_dropped_with_a_word(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,9 +133,12 @@ def test_a_cut_line_is_dropped_with_a_word(
 
 
 def test_skipped_lengths_are_said(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("--lengths", "64,600", "--depths", "50") == 0
+    assert bench("--lengths", "64,600", "--depths", "50") == 3
     shown = " ".join(capsys.readouterr().out.split())
-    assert "skipped 1 of niah_single_2 at 64 with dense: this puzzle needs" in shown
+    assert "skipped 1 of ruler/niah_single_2 at 64 with dense: this puzzle needs" in shown
+    assert shown.endswith("1 of 2 samples were skipped, see above")
+    assert bench("--lengths", "64", "--depths", "50") == 2
+    assert "nothing could be measured: this puzzle needs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -145,8 +169,8 @@ def test_option_texts() -> None:
     assert read_depths("0,12.5,100%") == [0.0, 0.125, 1.0]
     assert read_seeds("3") == [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2]
     assert read_seeds("7,9") == [7, 9] and read_seeds("7,") == [7]
-    assert read_tasks("vt,vt,perplexity") == ["vt", "perplexity"]
-    assert set(read_tasks("keyvalue")) == {"kv64", "keys8_numbers", "keys8_words", "keys8_facts"}
+    assert read_tasks("vt,vt,perplexity") == ["ruler/vt", "perplexity/perplexity"]
+    assert {"keyvalue/kv64", "keyvalue/keys8_numbers"} <= set(read_tasks("keyvalue"))
     with pytest.raises(UserInputError, match="empty"):
         read_lengths(" , ")
 

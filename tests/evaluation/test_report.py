@@ -2,50 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
 from longspan.evaluation.report import render_report
-from longspan.evaluation.report.draw import heat_colours, log_ticks, short
+from longspan.evaluation.report.draw import heat_colours, log_ticks, short, spread
 from longspan.evaluation.report.heatmap import heatmaps
-from longspan.evaluation.report.lines import _spread, perplexity_lines, perplexity_table
-from longspan.evaluation.report.scatter import Box, place_labels, scatters
+from longspan.evaluation.report.lines import perplexity_lines, perplexity_table
+from longspan.evaluation.report.scatter import COSTS, Box, place_labels, scatters
+from longspan.evaluation.report.script import SCRIPT
 from longspan.evaluation.report.tables import skipped_list, summary_table
 from longspan.evaluation.summary import skips, summarise
 from longspan.evaluation.wording import bytes_text, percent, seconds_text, tokens_text
-
-
-def row(spec: str = "dense", **fields: Any) -> dict[str, Any]:
-    base = {
-        "status": "done", "kind": "answer", "spec": spec, "task": "vt", "length_tokens": 4096, "depth": 0.5, "seed": 1,
-        "score": 1.0, "read_seconds": 2.0, "prefill_seconds": 0.5, "decode_seconds": 0.5, "generated_tokens": 10,
-        "kv_bytes": 8_000_000, "peak_kv_bytes": 9_000_000,
-    }  # fmt: skip
-    return base | fields
-
-
-def likelihood(spec: str, nll: float) -> dict[str, Any]:
-    buckets = [[0, 512, nll, 511], [512, 1024, nll + 1, 512]]
-    fields = {"kind": "likelihood", "task": "perplexity", "length_tokens": 1024, "depth": None}
-    return {"status": "done", "spec": spec, "nll": nll + 0.5, "buckets": buckets, **fields}
-
-
-ROWS = [
-    row(), row(score=0.0, depth=0.0),
-    row("tail(keep=0.25)", score=0.5, kv_bytes=2_000_000), row("tail(keep=0.25)", depth=None),
-    row("dense", length_tokens=8192), row("a<b>&c", status="skipped", reason="<too> long", score=None),
-    likelihood("dense", 3.0), likelihood("tail(keep=0.25)", 4.0),
-]  # fmt: skip
+from tests.evaluation.result_rows import ROWS, likelihood, row
 
 
 class Balance(HTMLParser):
     """Checks that every element is closed, in order."""
 
-    VOID = {"meta", "br"}
+    VOID = {"meta", "br", "wbr"}
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,16 +55,28 @@ def test_the_page_is_balanced_self_contained_and_escaped() -> None:
             ],
         }
     ]
+    asked = {"question": "Why <u>?", "references": ["<s>"], "excerpt": [["<", "n & m", ">"]]}
     page = render_report(
-        ROWS, title="T & Co", command="longspan bench --methods 'a<b>&c'", notes=["3 < 4"], answers=answers
+        [*ROWS, row(seed=2, prediction="<em>", **asked)],
+        title="T & Co",
+        command="longspan bench --methods 'a<b>&c'",
+        notes=["3 < 4"],
+        answers=answers,
     )
     parser = Balance()
     parser.feed(page)
     assert parser.open == []
-    assert not {"script", "link", "img", "iframe"} & set(parser.seen)
-    assert not [name for name, _ in parser.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not {"link", "img", "iframe", "form", "object"} & set(parser.seen)
+    assert not [name for name, _ in parser.attributes if name == "src" or name.startswith("on")]
+    links = {value for name, value in parser.attributes if name == "href"}
+    assert links == {f"#{value}" for name, value in parser.attributes if name == "id" and value != "hatch"}
     assert set(re.findall(r"url\(([^)]*)\)", page)) == {"#hatch"}
-    assert "http" not in page and "@import" not in page
+    assert "://" not in page and "@import" not in page
+    # The policy allows one script, by its digest, and nothing from anywhere else.
+    assert parser.seen["script"] == 1
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in page
+    assert f"<script>{SCRIPT}</script>" in page
     assert "<b>&c" not in page and "a&lt;b&gt;&amp;c" in page
     for shown in (
         "T &amp; Co",
@@ -92,20 +84,32 @@ def test_the_page_is_balanced_self_contained_and_escaped() -> None:
         "Who &lt;keeps&gt; it?",
         "Ann &amp; Bob keep it.",
         "&lt;too&gt; long",
+        "Why &lt;u&gt;?",
+        "&lt;s&gt;",
+        "&lt;em&gt;",
+        "…&lt;<mark>n &amp; m</mark>&gt;…",
     ):
         assert shown in page
     assert "prefers-color-scheme:dark" in page
-    assert re.findall(r'class="verdict (\w+)"', page) == ["right", "wrong"]
+    assert re.findall(r'class="verdict (\w+)"', page) == ["right", "wrong", "right"]
     headings = re.findall(r"<h2>(.*?)</h2>", page)
     assert headings == [
-        "Summary", "Answers", "Accuracy against memory", "Accuracy by depth and length", "Accuracy by task",
-        "Perplexity by position", "Not run", "Settings and versions", "Run it again",
+        "Summary", "Answers", "Score by length", "Paired comparison", "Tasks", "Score against cost",
+        "Score by depth and length", "Perplexity by position", "Samples", "Not run", "Settings and versions", "Run it again",
     ]  # fmt: skip
 
 
 def test_sections_without_content_are_left_out() -> None:
     page = render_report([row()], title="t", command="c")
-    assert "Answers" not in page and "Perplexity" not in page and "Not run" not in page
+    for name in (
+        "Answers",
+        "Perplexity by position",
+        "Not run",
+        "Score by length",
+        "Paired comparison",
+        "Samples",
+    ):
+        assert f"<h2>{name}</h2>" not in page
     assert "Nothing was measured" in render_report([], title="t", command="c")
 
 
@@ -178,6 +182,23 @@ def test_scatter_needs_bytes_and_a_score() -> None:
     assert drawn.count("<circle") == 3
     assert scatters([row(kv_bytes=None)]) == ""
     assert scatters([row(kv_bytes=1_000)]).count("<circle") == 1
+    _, first_token, per_token = (scatters(ROWS[:2], cost) for cost in COSTS)
+    assert "dense: 50% (9.5% to 90.5%), 2.50 s" in first_token
+    assert "dense: 50% (9.5% to 90.5%), 50 ms" in per_token
+    assert scatters([row(read_seconds=None, prefill_seconds=None)], COSTS[1]) == ""
+
+
+@pytest.mark.parametrize(
+    "sizes", [(10_200_000, 12_000_000, 18_000_000), (9.8e6, 6e6), (5e5, 1e9), (3e6, 3.1e6)]
+)
+def test_tick_labels_of_a_cost_do_not_touch(sizes: tuple[float, ...]) -> None:
+    drawn = scatters([row(f"spec{number}", kv_bytes=size) for number, size in enumerate(sizes)])
+    places = [
+        float(x) for x in re.findall(r'<text x="([\d.]+)" y="237" text-anchor="\w+" class="tick"', drawn)
+    ]
+    assert places == sorted(places) and len(places) >= 1
+    # The widest label, "500 kB", takes about 40 units.
+    assert all(after - before >= 40 for before, after in zip(places, places[1:], strict=False))
 
 
 def test_perplexity_is_drawn_and_tabled_by_position() -> None:
@@ -190,8 +211,7 @@ def test_perplexity_is_drawn_and_tabled_by_position() -> None:
 
 
 def test_labels_at_line_ends_are_spread() -> None:
-    spread = _spread([50.0, 50.0, 199.0, 198.0], base=200.0)
-    assert spread == [50.0, 62.0, 200.0, 188.0]
+    assert spread([50.0, 50.0, 199.0, 198.0], base=200.0) == [50.0, 62.0, 200.0, 188.0]
 
 
 @pytest.mark.parametrize("ends", [(20, 40), (24.1, 39.7), (1e6, 2e6), (5e6, 1.3e8), (3, 3e9), (1, 1.5)])

@@ -1,6 +1,6 @@
 """Citations "[3]": are the passages cited those that hold the answer, and is the answer right.
 
-Papers: Tang et al., *L-CiteEval: Do Long-Context Models Truly Leverage Context for Responding?*, 2024; Thomas et al.,
+Papers: Tang et al., *L-CiteEval: Do Long-Context Models Truly Leverage Context for Responding?*, 2024; Yang et al.,
 *LongBioBench: A Controllable Examination for Long-Context Language Models*, 2025; Gao et al., *Enabling Large Language Models
 to Generate Text with Citations*, 2023 (ALCE).
 """

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from result rows: no script, no external resource, light and dark."""
+"""One self-contained HTML page from result rows: no external resource, whole without its script, light and dark."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from longspan.evaluation.comparison import Comparison
 from longspan.evaluation.report.answers import answer_cards
 from longspan.evaluation.report.bars import task_bars
-from longspan.evaluation.report.draw import HATCH, element
+from longspan.evaluation.report.draw import element
 from longspan.evaluation.report.heatmap import heatmaps
 from longspan.evaluation.report.lines import perplexity_lines, perplexity_table
-from longspan.evaluation.report.scatter import scatters
-from longspan.evaluation.report.style import STYLE
+from longspan.evaluation.report.matrix import task_matrix
+from longspan.evaluation.report.page import page
+from longspan.evaluation.report.samples import sample_list
+from longspan.evaluation.report.scatter import COSTS, scatters
 from longspan.evaluation.report.tables import settings_table, skipped_list, summary_table
+from longspan.evaluation.report.trend import effective_table, score_lines, task_lines
+from longspan.evaluation.report.versus import comparison_tables, paired_section
 from longspan.evaluation.summary import distinct
 
-__all__ = ["render_report"]
+__all__ = ["render_comparison", "render_report"]
+
+_MOST_OPEN = 3
+"""Charts, one a task, that stand open; more fold away under one line."""
 
 
 def render_report(
@@ -46,32 +54,64 @@ def render_report(
     if answers:
         sections.append(("Answers", answer_cards(answers, specs)))
     sections += [
-        ("Accuracy against memory", _charts(scatters(rows))),
-        ("Accuracy by depth and length", _charts(heatmaps(rows), _HEAT_LEGEND)),
-        ("Accuracy by task", _charts(task_bars(rows), _TASK_LEGEND)),
+        (
+            "Score by length",
+            _charts(score_lines(rows), _LENGTH_LEGEND)
+            + effective_table(rows)
+            + _charts(task_lines(rows), fold=True),
+        ),
+        ("Paired comparison", paired_section(rows)),
+        ("Tasks", task_matrix(rows) + _charts(task_bars(rows), _TASK_LEGEND, fold=True)),
+        ("Score against cost", _costs(rows)),
+        ("Score by depth and length", _charts(heatmaps(rows), _HEAT_LEGEND)),
         ("Perplexity by position", _charts(perplexity_lines(rows)) + perplexity_table(rows)),
+        ("Samples", sample_list(rows)),
         ("Not run", skipped_list(rows)),
         ("Settings and versions", settings_table(rows)),
         ("Run it again", element("pre", escape(command))),
     ]
-    body = [element("h1", escape(title)), *(element("p", escape(note), class_="note") for note in notes)]
-    body += [element("section", element("h2", name) + content) for name, content in sections if content]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body>{HATCH}<main>{''.join(body)}</main></body></html>\n"
-    )
+    return page(title, notes, sections)
 
+
+def render_comparison(
+    comparisons: Sequence[Comparison], *, title: str, command: str, notes: Sequence[str] = ()
+) -> str:
+    """The page of `longspan bench compare`.
+
+    Args:
+        comparisons: what was compared; those without a pair are left out.
+        title, command, notes: as in `render_report`.
+
+    Returns:
+        A whole HTML document.
+    """
+    sections = [
+        ("Paired comparison", comparison_tables(comparisons)),
+        ("Run it again", element("pre", escape(command))),
+    ]
+    return page(title, notes, sections, with_script=False)
+
+
+_LENGTH_LEGEND = '<p class="small">Mean score with its 95% interval, each sample weighing the same.</p>'
 
 _TASK_LEGEND = '<p class="small">Over all lengths and depths that were run.</p>'
 
 _HEAT_LEGEND = (
-    '<p class="small">Mean accuracy in percent. Hatched: not run. "spread": the task hides its needles all over '
+    '<p class="small">Mean score in percent. Hatched: not run. "spread": the task hides its needles all over '
     "the text.</p>"
 )
 
 
-def _charts(figures: str, legend: str = "") -> str:
-    return element("div", figures, class_="charts") + legend if figures else ""
+def _charts(figures: str, legend: str = "", *, fold: bool = False) -> str:
+    if not figures:
+        return ""
+    count = figures.count("<figure>")
+    charts = element("div", figures, class_="charts") + legend
+    if fold and count > _MOST_OPEN:
+        charts = element("details", element("summary", f"{count} charts, one a task") + charts, class_="fold")
+    return charts
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = ((cost.heading, _charts(scatters(rows, cost))) for cost in COSTS)
+    return "".join(element("h3", heading) + charts for heading, charts in parts if charts)

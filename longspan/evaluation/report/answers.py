@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from longspan.evaluation.report.draw import element, series_class
+from longspan.evaluation.report.draw import badge, element
 
 __all__ = ["answer_cards"]
 
@@ -35,7 +35,7 @@ def _card(answer: Mapping[str, Any], specs: Sequence[str]) -> str:
     for given in answer["answers"]:
         spec = given["spec"]
         number = specs.index(spec) + 1 if spec in specs else None
-        mark = element("b", str(number), class_="num " + series_class(number)) + " " if number else ""
+        mark = badge(number) + " " if number else ""
         verdict = "right" if given["right"] else "wrong"
         sign = element("span", ("✓ " if given["right"] else "✗ ") + verdict, class_=f"verdict {verdict}")
         shown = escape(given["text"].strip()) or "<i>nothing</i>"

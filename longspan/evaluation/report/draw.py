@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from html import escape
 
-__all__ = ["CHART_WIDTH", "HATCH", "element", "heat_colours", "log_ticks", "series_class", "short", "text"]
+__all__ = [
+    "CHART_WIDTH",
+    "HATCH",
+    "badge",
+    "element",
+    "heat_colours",
+    "log_ticks",
+    "name_markup",
+    "series_class",
+    "short",
+    "spec_markup",
+    "spread",
+    "text",
+]
 
 CHART_WIDTH = 360
 """Width of every chart in its own units: a phone's width, so that 11-unit text is readable there without scaling."""
@@ -54,6 +69,22 @@ def series_class(number: int) -> str:
     return f"s{(number - 1) % NUM_COLOURS + 1}"
 
 
+def name_markup(name: str) -> str:
+    """A task or a spec, escaped, that may break where it has a joint."""
+    return re.sub("([/_:(,])", r"\1<wbr>", escape(name))
+
+
+def badge(number: int, title: str | None = None) -> str:
+    """A spec's number in its colour, as it stands beside the spec's name everywhere on the page."""
+    return element("b", str(number), class_="num " + series_class(number), title=title)
+
+
+def spec_markup(number: int, spec: str) -> str:
+    """A spec with its number, for the head of a line; a narrow screen shows as much as three lines hold."""
+    name = f"{badge(number)} {name_markup(spec)}"
+    return element("span", name, class_="spec", title=spec)
+
+
 def heat_colours(value: float) -> tuple[str, str]:
     """Fill and text colour of a heatmap cell.
 
@@ -96,3 +127,16 @@ def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
         if len(ticks) <= most:
             return ticks
     return ticks[:: math.ceil(len(ticks) / most)]
+
+
+def spread(wanted: Sequence[float], base: float, gap: float = 12.0) -> list[float]:
+    """Heights as near to the wanted ones as a distance of `gap` between any two, and staying above `base`, allow."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = list(wanted)
+    for before, index in zip(order, order[1:], strict=False):
+        placed[index] = max(placed[index], placed[before] + gap)
+    limit = base
+    for index in reversed(order):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - gap
+    return placed

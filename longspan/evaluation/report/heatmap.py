@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from longspan.evaluation.report.draw import CHART_WIDTH, element, heat_colours, series_class, short, text
+from longspan.evaluation.report.draw import CHART_WIDTH, badge, element, heat_colours, short, text
 from longspan.evaluation.results import Row
 from longspan.evaluation.summary import Summary, distinct, summarise
 from longspan.evaluation.wording import percent, tokens_text
 
 __all__ = ["heatmaps"]
 
-_LEFT = 58
+_LEFT = 66
 _TOP = 8
 _CELL_HEIGHT = 28
 _BELOW = 40
@@ -25,24 +25,33 @@ def heatmaps(rows: Sequence[Row]) -> str:
     Args:
         rows: result rows; likelihood rows are left out.
     """
-    rows = [row for row in rows if row.get("kind", "answer") == "answer"]
+    rows = [{**row, "depth": _depth(row)} for row in rows if row.get("kind", "answer") == "answer"]
     specs = distinct(rows, "spec")
     lengths = sorted(distinct(rows, "length_tokens"))
     known = [depth for depth in distinct(rows, "depth") if depth is not None]
     depths: list[float | None] = [*sorted(known)]
     if any(row.get("depth") is None for row in rows):
         depths.append(None)
+    if not known:
+        # One line that says "spread" is the chart of score by length over again.
+        return ""
     figures = []
     for number, spec in enumerate(specs, start=1):
         cells = {
             (summary.group["depth"], summary.group["length_tokens"]): summary
             for summary in summarise([row for row in rows if row["spec"] == spec], ("depth", "length_tokens"))
         }
-        caption = element(
-            "figcaption", f"{element('b', str(number), class_='num ' + series_class(number))} " + escape(spec)
-        )
+        caption = element("figcaption", f"{badge(number)} {escape(spec)}")
         figures.append(element("figure", caption + _heatmap(cells, depths, lengths, spec)))
     return "".join(figures)
+
+
+def _depth(row: Row) -> float | None:
+    """The depth that was asked for; else where a single piece of evidence lies, to the nearest quarter; else None."""
+    if row.get("depth") is not None:
+        return float(row["depth"])
+    found = row.get("depths") or []
+    return round(found[0] * 4) / 4 if len(found) == 1 else None
 
 
 def _heatmap(cells: dict, depths: list[float | None], lengths: list[int], spec: str) -> str:

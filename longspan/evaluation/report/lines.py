@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from longspan.evaluation.report.draw import CHART_WIDTH, element, log_ticks, series_class, short, text
+from longspan.evaluation.report.draw import (
+    CHART_WIDTH,
+    element,
+    log_ticks,
+    series_class,
+    short,
+    spec_markup,
+    spread,
+    text,
+)
 from longspan.evaluation.results import Row
 from longspan.evaluation.summary import Summary, distinct, summarise
 from longspan.evaluation.wording import tokens_text
@@ -69,7 +78,7 @@ def _plot(groups: Sequence[Summary], specs: Sequence[str]) -> str:
         text(10, middle, "perplexity (log scale)", text_anchor="middle", class_="axis", transform=turn)
     )
     ends_y = [place(group.buckets[-1].end, group.buckets[-1].perplexity)[1] for group in groups]
-    for group, label_y in zip(groups, _spread(ends_y, base), strict=True):
+    for group, label_y in zip(groups, spread(ends_y, base), strict=True):
         spec = group.group["spec"]
         number = specs.index(spec) + 1
         colour = series_class(number)
@@ -90,19 +99,6 @@ def _plot(groups: Sequence[Summary], specs: Sequence[str]) -> str:
     return element("svg", "".join(parts), viewBox=view, role="img", aria_label="Perplexity by position")
 
 
-def _spread(wanted: Sequence[float], base: float, gap: float = 12.0) -> list[float]:
-    """Heights as near to the wanted ones as a distance of `gap` between any two, and staying above `base`, allow."""
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    placed = list(wanted)
-    for before, index in zip(order, order[1:], strict=False):
-        placed[index] = max(placed[index], placed[before] + gap)
-    limit = base
-    for index in reversed(order):
-        placed[index] = min(placed[index], limit)
-        limit = placed[index] - gap
-    return placed
-
-
 def perplexity_table(rows: Sequence[Row]) -> str:
     """A table with a line a (task, spec, length) and a column a position bucket; empty text without likelihoods."""
     specs = distinct(rows, "spec")
@@ -119,8 +115,7 @@ def perplexity_table(rows: Sequence[Row]) -> str:
     for group in groups:
         found = {(bucket.start, bucket.end): f"{bucket.perplexity:,.1f}" for bucket in group.buckets}
         number = specs.index(group.group["spec"]) + 1
-        mark = element("b", str(number), class_="num " + series_class(number))
-        cells = [element("th", f"{mark} {escape(group.group['spec'])}", scope="row")]
+        cells = [element("th", spec_markup(number, group.group["spec"]), scope="row")]
         shown = [
             tokens_text(group.group["length_tokens"]),
             f"{group.perplexity:,.1f}",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from longspan.evaluation.report.draw import element, series_class
+from longspan.evaluation.report.draw import element, spec_markup
 from longspan.evaluation.results import Row
 from longspan.evaluation.summary import Summary, distinct, skips, summarise
 from longspan.evaluation.wording import bytes_text, percent, seconds_text, tokens_text
@@ -46,8 +46,7 @@ def _heading(shown: str) -> str:
 
 def _line(group: Summary, specs: Sequence[str], costs: bool = True) -> str:
     number = specs.index(group.group["spec"]) + 1
-    mark = element("b", str(number), class_="num " + series_class(number))
-    name = element("th", f"{mark} {escape(group.group['spec'])}", scope="row")
+    name = element("th", spec_markup(number, group.group["spec"]), scope="row")
     interval = f"{percent(group.interval[0])} to {percent(group.interval[1])}" if group.interval else "–"
     samples = f"{group.num_samples}" + (f" ({group.num_skipped} skipped)" if group.num_skipped else "")
     shown = [percent(group.accuracy), interval, samples]
