@@ -117,6 +117,7 @@ class AnswerExam:
             "evidence": list(item.evidence),
             "depths": list(item.depths),
             "excerpt": excerpts(item),
+            "truncated": item.truncated,
         }
 
 
@@ -241,7 +242,7 @@ class DataExam(AnswerExam):
                 f"question and answer of {self.name} alone need {length_tokens - left} tokens, length_tokens is "
                 f"{length_tokens}; ask for more"
             )
-        context, _ = cut_middle(chosen.context, left, tokenizer)
+        context, truncated = cut_middle(chosen.context, left, tokenizer)
         kept = tuple(piece for piece in chosen.evidence if piece in context)
         return Sample(
             task=self.name,
@@ -256,6 +257,7 @@ class DataExam(AnswerExam):
             depths=tuple(round(context.index(piece) / max(1, len(context)), 4) for piece in kept),
             max_new_tokens=self.task.max_new_tokens,
             details=chosen.details,
+            truncated=truncated,
         )
 
 

@@ -4,13 +4,17 @@ A row is a plain dictionary. Fields (units in the names; `None` where not measur
 
     key                 identity of the row, see `row_key`
     status, reason      "done", or "skipped" with why
-    suite, task, kind   kind is "answer" (score in 0..1) or "likelihood" (nll and buckets)
+    suite, task, kind   task is "suite/task"; kind is "answer" (score in 0..1) or "likelihood" (nll and buckets)
     spec                canonical method spec; "dense" is the model as it is
     length_tokens       the length asked for; actual_tokens: what the tokenizer counted in the context
     depth               where the needle lies, 0..1 of the context; None: the task chooses
     seed                decides the puzzle and the text around it
     score               accuracy of this sample, 0..1
+    scores, metric      parts of the score by name, and the metric's name
+    ability, diffusion, scope   what the task asks for
     prediction, references, question, evidence
+    depths, excerpt     where the evidence stands, 0..1, and the text around it: [before, evidence, after]
+    cut, truncated      the answer reached the most tokens allowed; the published text lost its middle
     read_seconds, prefill_seconds, decode_seconds, generated_tokens, prompt_tokens
     kv_bytes, peak_kv_bytes
     nll, buckets        mean nats a token, and [start, end, nll, num_tokens] by position

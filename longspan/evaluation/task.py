@@ -130,7 +130,10 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One ready question over one long context. depths: part of the context before each evidence piece, 0 to 1."""
+    """One ready question over one long context.
+
+    depths: part of the context before each evidence piece, 0 to 1. truncated: published text lost its middle to fit.
+    """
 
     task: str
     length_tokens: int
@@ -144,6 +147,7 @@ class Sample:
     depths: tuple[float, ...]
     max_new_tokens: int
     details: Mapping[str, Any] = field(default_factory=dict)
+    truncated: bool = False
 
 
 def metric_name(metric: Metric) -> str:

@@ -66,6 +66,7 @@ def test_a_question_is_asked_as_published_and_its_context_loses_its_middle(folde
     long, short = build(8000), build(300)
     assert long.context == f"It is blue. {filler} The end."
     assert long.depths == (0.0,) and long.answer == "blue"
+    assert (long.truncated, short.truncated) == (False, True)
     assert short.context.startswith("It is blue. Line 0") and short.context.endswith("The end.")
     assert (
         260 <= count_tokens(TOKENIZER, short.context) + count_tokens(TOKENIZER, "\n\nWhat is it?") + 20 <= 300
