@@ -115,6 +115,8 @@ def _questions(task: DataTask, path: Path | None, changed: int | None) -> Sequen
     for number, row in enumerate(rows, start=1):
         try:
             found += task.parse(row)
+        except DataMissing:
+            raise
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"row {number} of {path or task.source.hub} is not a row of {task.suite} as published "
@@ -131,11 +133,12 @@ def _hub_rows(task: DataTask) -> Iterator[Mapping[str, Any]]:
             f"downloading {task.source.hub} needs `datasets`; run `pip install longspan[data]`, "
             f"or put {task.file} into {DATA_VARIABLE}/{task.suite}"
         )
-    from datasets import load_dataset
+    import datasets
 
+    own = getattr(getattr(datasets, "exceptions", None), "DatasetsError", OSError)
     try:
-        yield from load_dataset(task.source.hub, task.subset, split=task.split)
-    except (OSError, RuntimeError) as error:
+        yield from datasets.load_dataset(task.source.hub, task.subset, split=task.split)
+    except (OSError, RuntimeError, own) as error:
         raise DataMissing(
             f"{task.source.hub} could not be loaded from the hub ({' '.join(str(error).split())[:200]}); "
             f"put {task.file} into a folder {task.suite} under --data DIR instead"
@@ -143,11 +146,11 @@ def _hub_rows(task: DataTask) -> Iterator[Mapping[str, Any]]:
 
 
 def data_file(suite: str, file: str, source: Source) -> Path:
-    """The local file of a suite: `DIR/<suite>/<file>`, or a file of that name anywhere in `DIR/<suite>`.
+    """The local file of a suite: `DIR/<suite>/<file>`, that path anywhere below `DIR/<suite>`, or the file alone right in it.
 
     Args:
         suite: folder name.
-        file: relative path in the published layout.
+        file: relative path in the published layout; may be a pattern such as "squad*.json".
         source: named in the message when the file is absent.
 
     Raises:
@@ -158,7 +161,8 @@ def data_file(suite: str, file: str, source: Source) -> Path:
         folder = Path(root) / suite
         if (folder / file).is_file():
             return folder / file
-        found = sorted(path for path in folder.rglob(Path(file).name) if path.is_file())
+        below = (path for path in folder.rglob(Path(file).name) if path.match(file))
+        found = sorted(path for path in (*below, *folder.glob(Path(file).name)) if path.is_file())
         if found:
             return found[0]
     where = f"{Path(root) / suite}" if root else f"DIR/{suite}"

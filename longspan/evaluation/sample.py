@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 
@@ -136,7 +137,7 @@ def _hide(
     for _ in range(MAX_FITS):
         rng.setstate(state)
         sentences = source.slice(max(1, budget), tokenizer, rng)
-        places = _places(puzzle, evidence, len(sentences), rng, depth)
+        places = _places(puzzle, evidence, sentences, rng, depth)
         context, starts = _join(puzzle, sentences, places)
         if length_tokens > EXACT_TOKENS:  # seams are under 1% there, and counting costs seconds
             best = (0, context, starts)
@@ -176,16 +177,23 @@ def _join(puzzle: Puzzle, sentences: Sequence[str], places: list[int]) -> tuple[
 
 
 def _places(
-    puzzle: Puzzle, evidence: Sequence[str], num_sentences: int, rng: random.Random, depth: float | None
+    puzzle: Puzzle, evidence: Sequence[str], sentences: Sequence[str], rng: random.Random, depth: float | None
 ) -> list[int]:
     """For each needle, the number of sentences before it."""
-    places = [rng.randint(0, num_sentences) for _ in puzzle.needles]
-    if depth is not None:
-        places = [
-            round(depth * num_sentences) if needle in evidence else place
-            for needle, place in zip(puzzle.needles, places, strict=True)
-        ]
-    return sorted(places) if puzzle.ordered else places
+    places = [rng.randint(0, len(sentences)) for _ in puzzle.needles]
+    if puzzle.ordered:
+        places.sort()
+    if depth is None:
+        return places
+    ends = list(itertools.accumulate(map(len, sentences), initial=0))
+    wished = min(range(len(ends)), key=lambda number: abs(ends[number] - depth * ends[-1]))
+    held = [number for number, needle in enumerate(puzzle.needles) if needle in evidence]
+    if not puzzle.ordered or not held:
+        return [wished if number in held else place for number, place in enumerate(places)]
+    # Needles before the evidence stay before it, those after it behind.
+    before, after = places[: held[0]], places[held[-1] + 1 :]
+    among = [wished] * (held[-1] + 1 - held[0])
+    return [*(min(place, wished) for place in before), *among, *(max(place, wished) for place in after)]
 
 
 def score(prediction: str, sample: Sample, metric: Metric = string_match_all) -> float:

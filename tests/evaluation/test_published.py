@@ -97,6 +97,18 @@ def test_absent_data_say_what_to_put_where(tmp_path: Path, monkeypatch: pytest.M
         build(200)
 
 
+def test_a_file_of_another_folder_is_not_taken(folder: Path) -> None:
+    row = {"text": "It is red.", "ask": "What?", "gold": "red"}
+    (folder.parent / "copy" / "data").mkdir(parents=True)
+    (folder.parent / "copy" / "data" / "asked.jsonl").write_text(json.dumps(row))
+    assert build(200).references == ("red",)
+    (folder.parent / "copy" / "data").rename(folder.parent / "copy" / "other")
+    with pytest.raises(DataMissing):
+        build(200)
+    (folder.parent / "copy" / "other" / "asked.jsonl").rename(folder.parent / "asked.jsonl")
+    assert build(200).references == ("red",)
+
+
 def test_a_changed_file_is_read_anew(folder: Path) -> None:
     write(folder, {"text": "It is red.", "ask": "What?", "gold": "red"})
     assert build(200).references == ("red",)
