@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["suite_table", "task_table"]
 
 _UNSAID = "–"
+_SHOWN = 16
 
 
 def suite_table(
@@ -42,7 +43,7 @@ def suite_table(
         table.add_row("suite", f"[bold]{name}[/bold]")
         for key, value in (
             ("paper", f"{card['title']}, {card['year']}"),
-            ("tasks", ", ".join(entry.name.split("/", 1)[1] for entry in mine) or _UNSAID),
+            ("tasks", _shortened([entry.name.split("/", 1)[1] for entry in mine])),
             ("wrappers", ", ".join(f"{wrapper}:TASK" for wrapper in wrappers.get(name, ()))),
             ("measures", ", ".join(abilities) or _UNSAID),
             ("lengths", card.get("lengths", _UNSAID)),
@@ -53,6 +54,11 @@ def suite_table(
                 table.add_row(key, _plain(value))
         table.add_row("", "")
     return table
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all, see --list-tasks)" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or _UNSAID) + more
 
 
 def task_table(entries: Mapping[str, TaskEntry]) -> Table:

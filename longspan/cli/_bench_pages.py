@@ -41,7 +41,9 @@ def pages(
         typer.Option("--from", help="Measure nothing: take rows of these results.jsonl files."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
-    haystack: Annotated[str, typer.Option(help="pydoc, noise, or a text file or folder.")] = "pydoc",
+    haystack: Annotated[
+        str, typer.Option(help="pydoc, noise, keyvalue, or a text file or folder.")
+    ] = "pydoc",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
     docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),

@@ -73,7 +73,9 @@ def samples(
     model: Annotated[
         str, typer.Option(help="Whose tokenizer counts: reference, a hub id, or a folder.")
     ] = "reference",
-    haystack: Annotated[str, typer.Option(help="pydoc, noise, or a text file or folder.")] = "pydoc",
+    haystack: Annotated[
+        str, typer.Option(help="pydoc, noise, keyvalue, or a text file or folder.")
+    ] = "pydoc",
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
 ) -> None:
     """Write samples as JSONL, for a model that runs elsewhere: prompt, answers, max_new_tokens.

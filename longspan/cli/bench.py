@@ -62,7 +62,7 @@ def bench(
         ),
     ] = None,
     haystack: Annotated[
-        str, typer.Option(help="pydoc, noise, or a text file or folder to hide answers in.")
+        str, typer.Option(help="pydoc, noise, keyvalue, or a text file or folder to hide answers in.")
     ] = "pydoc",
     data: Annotated[Path | None, typer.Option(help=DATA_HELP)] = None,
     download: Annotated[

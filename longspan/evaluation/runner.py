@@ -135,23 +135,24 @@ def open_haystack(name: str) -> tuple[str, Haystack]:
     """A haystack and its name in result rows, which carries a digest of the text.
 
     Args:
-        name: "pydoc", "noise", or a text file or folder of text files.
+        name: "pydoc", "noise", "keyvalue" (RULER's needle lines), or a text file or folder of text files.
 
     Raises:
         UserInputError: no such text.
     """
+    from longspan.evaluation.haystacks.keyvalue import keyvalue_haystack
     from longspan.evaluation.haystacks.noise import noise_haystack
     from longspan.evaluation.haystacks.pydoc import pydoc_haystack
     from longspan.evaluation.haystacks.text import text_haystack
 
-    if name in ("pydoc", "noise"):
-        haystack = pydoc_haystack() if name == "pydoc" else noise_haystack()
-        shown = name
+    made = {"pydoc": pydoc_haystack, "noise": noise_haystack, "keyvalue": keyvalue_haystack}
+    if name in made:
+        haystack, shown = made[name](), name
     elif Path(name).exists():
         haystack, shown = text_haystack(Path(name)), Path(name).resolve().name
     else:
         raise UserInputError(
-            f"there is no haystack {name!r}; allowed are 'pydoc', 'noise', or a text file or folder that exists"
+            f"there is no haystack {name!r}; allowed are 'pydoc', 'noise', 'keyvalue', or a text file or folder that exists"
         )
     joined = "".join(haystack.sentences)
     if "\x00" in joined:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from longspan.evaluation.haystacks import Haystack, TokenizerLike, count_tokens
 from longspan.evaluation.haystacks.lines import Lines
 from longspan.evaluation.metrics import Metric, grade
 from longspan.evaluation.metrics.text import string_match_all
-from longspan.evaluation.task import SEAM_TOKENS, Puzzle, Room, Sample, Task
+from longspan.evaluation.task import SEAM_TOKENS, Puzzle, Room, Sample, Task, place_at
 
 __all__ = ["TEMPLATE_TOKENS", "assemble", "make_sample", "score"]
 
@@ -185,8 +184,7 @@ def _places(
         places.sort()
     if depth is None:
         return places
-    ends = list(itertools.accumulate(map(len, sentences), initial=0))
-    wished = min(range(len(ends)), key=lambda number: abs(ends[number] - depth * ends[-1]))
+    wished = place_at(depth, sentences)
     held = [number for number, needle in enumerate(puzzle.needles) if needle in evidence]
     if not puzzle.ordered or not held:
         return [wished if number in held else place for number, place in enumerate(places)]

@@ -14,7 +14,9 @@ A model sees `{context}\\n\\n{question}` as the user's turn and ` {answer_prefix
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from longspan.evaluation.haystacks.lines import Lines, fill_lines
 from longspan.evaluation.metrics import Metric
 from longspan.evaluation.metrics.text import string_match_all
 
-__all__ = ["Labels", "Level", "Puzzle", "Room", "Sample", "Task", "metric_name"]
+__all__ = ["Labels", "Level", "Puzzle", "Room", "Sample", "Task", "metric_name", "place_at"]
 
 Level = Literal["low", "high"]
 
@@ -65,6 +67,14 @@ class Puzzle:
     own_haystack: Haystack | Lines | None = None
     context: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def place_at(depth: float, pieces: Sequence[str]) -> int:
+    """How many of the pieces stand before this part of their characters, 0 to 1; to the nearest end of a piece."""
+    ends = list(itertools.accumulate(map(len, pieces), initial=0))
+    wished = depth * ends[-1]
+    after = bisect.bisect_left(ends, wished)
+    return after if after == 0 or ends[after] - wished <= wished - ends[after - 1] else after - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +122,7 @@ class Room:
         """
         places = [rng.randint(0, len(fillers)) for _ in wanted]
         if self.depth is not None:
-            places = [round(self.depth * len(fillers))] * len(wanted)
+            places = [place_at(self.depth, fillers)] * len(wanted)
         order = list(wanted)
         if ordered:
             places.sort()

@@ -259,7 +259,8 @@ def test_haystack_names_carry_a_digest_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "sea.txt").write_text(TEXT + " More.")
     assert open_haystack(str(tmp_path / "sea.txt"))[0] != name
     assert open_haystack("noise")[0].startswith("noise:")
-    with pytest.raises(UserInputError, match="allowed are 'pydoc', 'noise'"):
+    assert "One of the special magic numbers" in open_haystack("keyvalue")[1].sentences[7]
+    with pytest.raises(UserInputError, match="allowed are 'pydoc', 'noise', 'keyvalue'"):
         open_haystack("pydco")
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -29,6 +30,20 @@ from longspan.reference.tokenizer import load_tokenizer
 NAMES = [name for name, entry in find_tasks().items() if isinstance(entry.exam, PuzzleExam)]
 LENGTHS = (1024, 2048, 4096, 8192)
 NUM_SAMPLES = 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every suite finds the third-party files that stand beside the checkout, where there are some."""
+    root = tmp_path_factory.mktemp("data")
+    files = sorted((Path(__file__).resolve().parents[3] / "shared" / "data").glob("*/*.[cj]s*"))
+    for suite in find_suite_cards():
+        (root / suite).mkdir()
+        for file in files:
+            (root / suite / file.name).symlink_to(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGSPAN_DATA", str(root))
+        yield
 
 
 @lru_cache(maxsize=1)
@@ -69,7 +84,7 @@ def shortest(name: str) -> int:
     raise AssertionError(f"{name} cannot fill {LENGTHS[-1]} tokens")
 
 
-@lru_cache(maxsize=2)
+@cache
 def samples(name: str) -> Sequence[Sample]:
     return [build(name, shortest(name), seed) for seed in range(NUM_SAMPLES)]
 
