@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longspan.cli._bench_options import read_tasks
+from longspan.cli._bench_options import read_lengths, read_tasks
 from longspan.cli._bench_run import finish, measure, open_runner
 from longspan.cli._bench_score import DATA_HELP, use_data
 from longspan.cli._output import check_writable, console, write_text
@@ -32,6 +32,9 @@ def pages(
         list[str] | None, typer.Option(help="With ruler: names of methods; default all.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="With suites: tasks or suites; default all.")] = None,
+    lengths: Annotated[
+        str | None, typer.Option(help="Only these of the page's lengths, such as 2K,4K.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples of each task, length and spec.")] = 10,
     part: Annotated[
         str, typer.Option(help="K/N: measure the K-th of N parts only and write no page, to share the work.")
@@ -60,7 +63,11 @@ def pages(
         return
     check_writable(out / "results.jsonl")
     runner = open_runner("reference", {"device": device}, haystack, out, False, None)
-    jobs = _plan(page, methods, tasks, samples, runner.model.tokenizer)[number - 1 :: parts]
+    jobs = _plan(page, methods, tasks, samples, runner.model.tokenizer)
+    wanted = None if lengths is None else read_lengths(lengths)
+    jobs = [job for job in jobs if wanted is None or job.case.length_tokens in wanted]
+    # Sample by sample, so that a run that is stopped has something of every cell.
+    jobs = sorted(jobs, key=lambda job: job.case.seed)[number - 1 :: parts]
     rows, _, stopped = measure(runner, jobs)
     if parts == 1 and not stopped:
         _write(page, rows, docs)

@@ -174,7 +174,9 @@ def test_the_hub_is_asked_only_when_allowed(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("LONGSPAN_DOWNLOAD", "1")
     assert build(200).references == ("red",)
     assert import_module("datasets").asked == [("someone/questions", None, "test")]
-    with pytest.raises(DataMissing, match="could not be loaded from the hub .no such data set.; put data/asked.jsonl into"):
+    with pytest.raises(
+        DataMissing, match="could not be loaded from the hub .no such data set.; put data/asked.jsonl into"
+    ):
         replace(TASK, split="broken").questions()
 
 
