@@ -36,6 +36,9 @@ def pages(
         str | None, typer.Option(help="Only these of the page's lengths, such as 2K,4K.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples of each task, length and spec.")] = 10,
+    skip: Annotated[
+        int, typer.Option(min=0, help="Leave out so many first samples, measured elsewhere.")
+    ] = 0,
     part: Annotated[
         str, typer.Option(help="K/N: measure the K-th of N parts only and write no page, to share the work.")
     ] = "1/1",
@@ -63,7 +66,7 @@ def pages(
         return
     check_writable(out / "results.jsonl")
     runner = open_runner("reference", {"device": device}, haystack, out, False, None)
-    jobs = _plan(page, methods, tasks, samples, runner.model.tokenizer)
+    jobs = _plan(page, methods, tasks, samples, skip, runner.model.tokenizer)
     wanted = None if lengths is None else read_lengths(lengths)
     jobs = [job for job in jobs if wanted is None or job.case.length_tokens in wanted]
     # Sample by sample, so that a run that is stopped has something of every cell.
@@ -75,14 +78,14 @@ def pages(
 
 
 def _plan(
-    page: Page, methods: list[str] | None, tasks: str | None, samples: int, tokenizer: Any
+    page: Page, methods: list[str] | None, tasks: str | None, samples: int, skip: int, tokenizer: Any
 ) -> list[Any]:
     from longspan.evaluation.exams import FIRST_SEED
     from longspan.evaluation.pages import plan_ruler, plan_suites
 
     if page is Page.ruler:
-        return plan_ruler(methods, samples, FIRST_SEED, tokenizer)
-    return plan_suites(None if tasks is None else read_tasks(tasks), samples, FIRST_SEED, tokenizer)
+        return plan_ruler(methods, samples, FIRST_SEED + skip, tokenizer)
+    return plan_suites(None if tasks is None else read_tasks(tasks), samples, FIRST_SEED + skip, tokenizer)
 
 
 def _part(text: str) -> tuple[int, int]:
