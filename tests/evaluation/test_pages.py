@@ -26,7 +26,7 @@ from tests.evaluation.fake_model import WordTokenizer
 def row(spec: str, task: str, length: int, score: float | None, **fields: Any) -> dict[str, Any]:
     base = {
         "spec": spec, "task": task, "length_tokens": length, "score": score, "device": "cpu", "dtype": "float32",
-        "haystack": "sea", "commit": "abc", "versions": {"torch": "2"}, "status": "skipped" if score is None else "done",
+        "haystack": "sea", "seed": 1, "commit": "abc", "versions": {"torch": "2"}, "status": "skipped" if score is None else "done",
     }  # fmt: skip
     return base | fields
 
@@ -37,6 +37,7 @@ def test_extension_methods_go_to_16k_with_the_specs_they_name() -> None:
         2048: "ntk(factor=3.0)", 4096: "ntk(factor=3.0)", 8192: "ntk(factor=3.0)", 16384: "ntk(factor=8.0)",
     }  # fmt: skip
     assert set(ruler_specs(cards["snapkv"])) == {2048, 4096}
+    assert set(ruler_specs(cards["dense"])) == {2048, 4096, 8192, 16384}
     jobs = plan_ruler(["ntk", "snapkv"], 2, 1, WordTokenizer())
     counts = {length: 0 for length in (2048, 4096, 8192, 16384)}
     for job in jobs:
@@ -56,13 +57,15 @@ def test_the_suites_are_all_planned_once_a_length() -> None:
 
 def test_the_ruler_table_shows_means_and_gaps() -> None:
     rows = [
-        row("dense", "ruler/vt", 2048, 1.0), row("dense", "ruler/vt", 2048, 0.5), row("dense", "ruler/cwe", 2048, 0.25),
-        row("snapkv(keep=0.5)", "ruler/vt", 2048, 0.0), row("ntk(factor=8.0)", "ruler/vt", 16384, 1.0),
+        row("dense", "ruler/vt", 2048, 1.0), row("dense", "ruler/vt", 2048, 0.5, seed=2),
+        row("dense", "ruler/vt", 2048, 0.0, seed=3), row("dense", "ruler/cwe", 2048, 0.25),
+        row("snapkv(keep=0.5)", "ruler/vt", 2048, 0.0), row("snapkv(keep=0.5)", "ruler/vt", 2048, 0.0, seed=2),
+        row("snapkv(keep=0.5)", "ruler/cwe", 2048, 0.5), row("ntk(factor=8.0)", "ruler/vt", 16384, 1.0),
         row("dense", "ruler/fwe", 2048, None, reason="no"),
     ]  # fmt: skip
     page = ruler_section(rows)
     assert "| `dense` | `dense` | **50.0** | 75 | 25 |" in page
-    assert "| `snapkv` | `snapkv(keep=0.5)` | **0.0** | 0 | – |" in page
+    assert "| `snapkv` | `snapkv(keep=0.5)` | **25.0** | 0 | 50 |" in page
     assert page.index("### 16K tokens") < page.index("| `ntk` | `ntk(factor=8.0)` | **100.0** | 100 | – |")
     assert "### 4K" not in page and "Samples a cell: 1 to 2." in page
 
