@@ -17,8 +17,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from longspan.evaluation.haystacks import Haystack
 from longspan.evaluation.haystacks.noise import noise_haystack
-from longspan.evaluation.sample import Sample, assemble, make_sample, score
+from longspan.evaluation.sample import assemble, make_sample, score
 from longspan.evaluation.suites import facts, keyvalue, ruler
+from longspan.evaluation.task import Sample
 from longspan.reference.export import load_exported
 from longspan.reference.shards import read_shards
 from longspan.reference.tokenizer import load_tokenizer

@@ -8,11 +8,11 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from longspan.evaluation.task import Puzzle, Room
 from longspan.evaluation.suites import _fact_lists as lists
 from longspan.evaluation.suites import ruler
 from longspan.evaluation.suites._words import word_list
 from longspan.evaluation.suites.facts import draw_facts, fact_puzzle
+from longspan.evaluation.task import Puzzle, Room
 from longspan.reference.relations import draw_relations
 
 

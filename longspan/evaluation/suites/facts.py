@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from longspan.evaluation.task import Puzzle, Room, Task
 from longspan.evaluation.suites import _fact_lists as lists
+from longspan.evaluation.task import Puzzle, Room, Task
 
 CARD: dict[str, Any] = {
     "name": "facts",

@@ -7,9 +7,9 @@ Harder than a single needle, since only the key tells the right line from its ne
 import random
 from typing import Any
 
-from longspan.evaluation.task import Puzzle, Room, Task
 from longspan.evaluation.suites.facts import draw_facts, fact_puzzle
 from longspan.evaluation.suites.ruler import distinct, magic_needle, random_number, random_word
+from longspan.evaluation.task import Puzzle, Room, Task
 
 CARD: dict[str, Any] = {
     "name": "keyvalue",
