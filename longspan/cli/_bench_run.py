@@ -13,7 +13,15 @@ from longspan.errors import UserInputError
 if TYPE_CHECKING:
     from longspan.evaluation.runner import Job, Runner
 
-__all__ = ["commit_notes", "finish", "measure", "not_reached", "open_runner"]
+__all__ = [
+    "commit_notes",
+    "finish",
+    "measure",
+    "not_reached",
+    "open_runner",
+    "source_notes",
+    "truncation_notes",
+]
 
 
 def open_runner(
@@ -96,6 +104,29 @@ def commit_notes(runner: Runner, rows: list[Any]) -> list[str]:
     names = ", ".join(sorted(others))
     return [
         f"{count} of {len(rows)} samples were measured at another commit ({names}); --fresh measures again."
+    ]
+
+
+def source_notes(rows: list[Any]) -> list[str]:
+    """Licence and citation of every suite of published data that was run."""
+    from longspan.evaluation.registry import find_suite_cards
+
+    cards = find_suite_cards()
+    suites = dict.fromkeys(row["suite"] for row in rows if row["status"] == "done")
+    return [
+        f"{suite}: licence {cards[suite]['licence']}; cite {cards[suite]['citation']}"
+        for suite in suites
+        if "citation" in cards.get(suite, {})
+    ]
+
+
+def truncation_notes(rows: list[Any]) -> list[str]:
+    """A sentence where published texts were longer than the length asked for."""
+    longer = sum(bool(row.get("truncated")) for row in rows)
+    if not longer:
+        return []
+    return [
+        f"{longer} of {len(rows)} samples lost the middle of their text to fit --lengths; ask for longer ones."
     ]
 
 

@@ -13,7 +13,15 @@ import typer
 from longspan.cli._bench_compare import compare
 from longspan.cli._bench_options import read_depths, read_lengths, read_seeds, read_tasks, rerun_command
 from longspan.cli._bench_pages import pages, write_proof
-from longspan.cli._bench_run import commit_notes, finish, measure, not_reached, open_runner
+from longspan.cli._bench_run import (
+    commit_notes,
+    finish,
+    measure,
+    not_reached,
+    open_runner,
+    source_notes,
+    truncation_notes,
+)
 from longspan.cli._bench_score import DATA_HELP, samples, score, use_data
 from longspan.cli._output import EXIT_INTERRUPTED, JSON_HELP, check_writable, console, write_json, write_text
 from longspan.errors import UserInputError
@@ -181,7 +189,7 @@ def _run_grid(
         if resumed or stopped
         else []
     )
-    notes += commit_notes(runner, rows)
+    notes += commit_notes(runner, rows) + truncation_notes(rows) + source_notes(rows)
     if rows:
         missing = not_reached(runner, jobs, rows) if stopped else []
         title = f"longspan bench: {runner.setup.model}"

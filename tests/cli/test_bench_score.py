@@ -105,3 +105,21 @@ def test_pages_are_written_from_rows_and_keep_what_stands_around(tmp_path: Path)
     assert "| `dense` | `dense` | **50.0** | 50 |" in page
     assert run(["bench", "pages", "suites", *words]) == 0
     assert "| `vt` | tracing |" in (tmp_path / "suites.md").read_text()
+
+
+def test_published_data_are_cited_and_cuts_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {
+        "input": "Where is it?", "context": "It is in Oslo. " + "Nothing here. " * 400, "answers": ["Oslo"], "length": 900,
+        "dataset": "hotpotqa", "language": "en", "all_classes": None, "_id": "1",
+    }  # fmt: skip
+    (tmp_path / "longbench").mkdir()
+    (tmp_path / "longbench" / "hotpotqa.jsonl").write_text(json.dumps(row))
+    words = ["--tasks", "longbench/hotpotqa", "--lengths", "512", "--samples", "3", "--data", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGSPAN_DATA", "")
+        assert run(["bench", *words, "--out", str(tmp_path / "out")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 1 samples lost the middle of their text to fit --lengths" in shown
+    assert "longbench: licence MIT" in shown and "cite Bai et al." in shown
