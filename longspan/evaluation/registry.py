@@ -8,6 +8,7 @@ that makes an exam of a task's entry.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ __all__ = ["TaskEntry", "find_suite_cards", "find_task", "find_tasks", "find_wra
 
 SUITES_ROOT = Path(__file__).with_name("suites")
 SUITES_PACKAGE = "longspan.evaluation.suites"
+_IMPORTED = re.compile(r"longspan\.evaluation\.suites(?:\.| import )(\w+)")
 SHARED_FILES = ("sample.py", "task.py", "published.py", "haystacks/__init__.py", "haystacks/lines.py")
 
 
@@ -55,10 +57,20 @@ def _module(path: Path) -> ModuleType:
     return import_module(f"{SUITES_PACKAGE}.{path.stem}")
 
 
+def _sources(path: Path, seen: frozenset[str] = frozenset()) -> set[Path]:
+    """Files of a suite or helper, and of all that they import from the suites folder."""
+    files = set(path.rglob("*.py")) if path.is_dir() else {path}
+    names = {name for file in files for name in _IMPORTED.findall(file.read_text(encoding="utf-8"))}
+    for name in names - seen - {path.stem}:
+        other = SUITES_ROOT / name if (SUITES_ROOT / name).is_dir() else SUITES_ROOT / f"{name}.py"
+        if other.exists():
+            files |= _sources(other, seen | {path.stem})
+    return files
+
+
 def _digest(path: Path) -> str:
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    shared = [SUITES_ROOT.parent / name for name in SHARED_FILES] + sorted(SUITES_ROOT.glob("_*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in [*files, *shared])).hexdigest()[:12]
+    files = _sources(path) | {SUITES_ROOT.parent / name for name in SHARED_FILES}
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files))).hexdigest()[:12]
 
 
 @cache

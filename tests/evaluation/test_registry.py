@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from longspan.errors import UserInputError
-from longspan.evaluation.registry import find_suite_cards, find_task, find_tasks, tasks_named
+from longspan.evaluation.registry import (
+    SUITES_ROOT,
+    _sources,
+    find_suite_cards,
+    find_task,
+    find_tasks,
+    tasks_named,
+)
 
 
 def test_tasks_are_found_by_their_files() -> None:
@@ -17,6 +24,19 @@ def test_tasks_are_found_by_their_files() -> None:
         {entry.suite for entry in entries.values()}
     )
     assert set(find_suite_cards()) == {entry.suite for entry in entries.values()}
+
+
+def test_the_digest_covers_what_a_suite_imports() -> None:
+    """Items change with the helpers and suites that make them, and then old rows no longer count."""
+    names = {file.relative_to(SUITES_ROOT).as_posix() for file in _sources(SUITES_ROOT / "keychain.py")}
+    assert {
+        "keychain.py",
+        "ruler/needles.py",
+        "lveval_made/__init__.py",
+        "_filling.py",
+        "_fact_lists.py",
+    } <= names
+    assert "s3eval/queries.py" not in names
 
 
 def test_a_bare_name_serves_where_it_is_unique() -> None:

@@ -44,7 +44,7 @@ CARD: dict[str, Any] = {
     "differs": [
         "the code is the standard library of the Python that runs, or the Python files of LONGSPAN_SOURCE or of the data folder; the "
         "original has 116 repositories of 2024. Another version of Python, other questions",
-        "five of the eight tasks: searching a function by its description is suite `repoqa`; dependencies and semantic relations "
+        "four of the eight tasks: searching a function by its description is suite `repoqa`; dependencies and semantic relations "
         "of a unit that is only described need descriptions by a model",
         "`callers`, the inverse of `calls`, is not in the original",
         "one score, F1, where the original reports recall and precision, and matches lines and code by CodeBLEU or the longest "
