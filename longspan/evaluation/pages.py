@@ -121,8 +121,8 @@ def ruler_section(rows: Sequence[Row]) -> str:
     lines = [
         "## RULER by method",
         "",
-        "Score in percent on the reference model (window 4,096 tokens), RULER's own metrics; *mean* is over the tasks. All specs of",
-        "a column saw the same samples. `qa_1` and `qa_2` ask about SQuAD and HotpotQA, which a model of this size cannot.",
+        "Score in percent on the reference model (window 4,096 tokens), RULER's own metrics; *mean* is over the tasks. Specs",
+        "measured on one haystack saw the same samples. `qa_1` and `qa_2` ask about SQuAD and HotpotQA, which a model of this size cannot.",
         f"{_counts(rows)} Made by `longspan bench pages ruler`.",
         "",
     ]
@@ -204,15 +204,19 @@ def kept_section(file: Path, start: str, end: str) -> str | None:
 
 
 def _shared(rows: Sequence[Row]) -> list[Row]:
-    """Of each task and length, the samples that every spec with that length has: a run may have stopped between specs."""
-    specs: dict[int, set[str]] = {}
-    seen: dict[tuple[str, int, int], dict[str, Row]] = {}
+    """Of each task, length and haystack, the samples that all its specs have: a run may have stopped between specs."""
+    specs: dict[tuple[int, str], set[str]] = {}
+    seen: dict[tuple[str, int, int, str], dict[str, Row]] = {}
     for row in rows:
         if row["status"] == "done":
-            specs.setdefault(row["length_tokens"], set()).add(row["spec"])
-            seen.setdefault((row["task"], row["length_tokens"], row["seed"]), {})[row["spec"]] = row
+            length, text = row["length_tokens"], row["haystack"]
+            specs.setdefault((length, text), set()).add(row["spec"])
+            seen.setdefault((row["task"], length, row["seed"], text), {})[row["spec"]] = row
     return [
-        row for (_, length, _), found in seen.items() if set(found) == specs[length] for row in found.values()
+        row
+        for (_, length, _, text), found in seen.items()
+        if set(found) == specs[length, text]
+        for row in found.values()
     ]
 
 
