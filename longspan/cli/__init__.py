@@ -14,6 +14,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextvars import copy_context
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(build_app())
     try:
         with command.make_context("longspan", list(arguments) or ["--help"]) as context:
-            command.invoke(context)
+            # In a context of its own, so that what one command sets does not last into the next.
+            copy_context().run(command.invoke, context)
         sys.stdout.flush()
     except typer.Exit as leaving:
         return leaving.exit_code

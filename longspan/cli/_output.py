@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,11 +22,23 @@ EXIT_SKIPPED = 3
 JSON_HELP = "Write the result as JSON to this file; - for standard output."
 
 
+_STDOUT_IS_JSON: ContextVar[bool] = ContextVar("_STDOUT_IS_JSON", default=False)
+
+
+def keep_stdout_for(json_file: Path | None) -> None:
+    """With `--json -`, send everything else that this command shows to standard error."""
+    _STDOUT_IS_JSON.set(str(json_file) == "-")
+
+
 def console() -> Console:
     """Where tables and panels go: standard output, as wide as the terminal, 100 columns where there is none."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100, highlight=False)
+    taken = _STDOUT_IS_JSON.get()
+    shown = sys.stderr if taken else sys.stdout
+    return Console(
+        width=None if shown.isatty() or "COLUMNS" in os.environ else 100, highlight=False, stderr=taken
+    )
 
 
 def write_json(file: Path, value: Any) -> None:

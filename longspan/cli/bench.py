@@ -23,7 +23,15 @@ from longspan.cli._bench_run import (
     truncation_notes,
 )
 from longspan.cli._bench_score import DATA_HELP, samples, score, use_data
-from longspan.cli._output import EXIT_INTERRUPTED, JSON_HELP, check_writable, console, write_json, write_text
+from longspan.cli._output import (
+    EXIT_INTERRUPTED,
+    JSON_HELP,
+    check_writable,
+    console,
+    keep_stdout_for,
+    write_json,
+    write_text,
+)
 from longspan.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -111,6 +119,7 @@ def bench(
         _show_lists(list_suites, list_tasks)
         return
     use_data(data, download)
+    keep_stdout_for(json_file)
     chosen = {"tasks": tasks, "lengths": lengths, "depths": depths}
     load = {"dtype": dtype, "device": device}
     check_writable(out / "results.jsonl", json_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
@@ -171,13 +172,18 @@ def _complete(cells: Iterable[tuple[str, int]]) -> tuple[list[str], list[int]]:
 
 
 def skips(rows: Iterable[Row]) -> list[tuple[str, str, int, str, int]]:
-    """Samples that were not run, as (spec, task, length_tokens, reason, count), in order of first appearance."""
-    counts: dict[tuple[str, str, int, str], int] = {}
+    """Samples that were not run, as (spec, task, length_tokens, reason, count), in order of first appearance.
+
+    Reasons that differ in their numbers only ("needs 410 tokens", "needs 411 tokens") are one, in the words of the first.
+    """
+    counts: dict[tuple[str, str, int, str], tuple[str, int]] = {}
     for row in rows:
         if row["status"] == "skipped":
-            key = (row["spec"], row["task"], row["length_tokens"], row["reason"])
-            counts[key] = counts.get(key, 0) + 1
-    return [(*key, count) for key, count in counts.items()]
+            alike = re.sub(r"\d[\d,.]*", "#", row["reason"])
+            key = (row["spec"], row["task"], row["length_tokens"], alike)
+            first, count = counts.get(key, (row["reason"], 0))
+            counts[key] = (first, count + 1)
+    return [(*key[:3], *found) for key, found in counts.items()]
 
 
 def _summary(group: dict[str, Any], rows: Sequence[Row]) -> Summary:

@@ -66,6 +66,15 @@ def test_a_run_writes_rows_report_and_json(
     assert "100%" in shown and "51% to 100%" in shown and "here/report.html" in shown
 
 
+def test_json_on_standard_output_stands_alone(bench: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("--depths", "50", "--json", "-") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["summary"][0]["num_samples"] == 1
+    assert "Report:" in shown.err
+    assert bench("--depths", "50") == 0
+    assert "Report:" in capsys.readouterr().out
+
+
 def test_a_second_run_measures_nothing_and_fresh_measures_again(
     bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

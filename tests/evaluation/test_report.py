@@ -129,6 +129,8 @@ def test_numbers_of_the_summary() -> None:
     assert dense.as_dict()["spec"] == "dense"
     assert skips(ROWS) == [("a<b>&c", "vt", 4096, "<too> long", 1)]
     assert "4,096 tokens (1): skipped: &lt;too&gt; long" in skipped_list(ROWS)
+    short = [row(status="skipped", score=None, reason=f"needs {n} tokens", seed=n) for n in (410, 4_110)]
+    assert skips(short) == [("dense", "vt", 4096, "needs 410 tokens", 2)]
     table = summary_table(ROWS)
     assert table.count('class="group"') == 4
     assert "66.7%" in table and "8 MB" in table and "2.50 s" in table
