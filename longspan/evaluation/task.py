@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from longspan.evaluation.haystacks import Haystack, TokenizerLike
-from longspan.evaluation.haystacks.lines import Lines, fill_lines
+from longspan.evaluation.haystacks.lines import Lines, fill_lines, fill_lines_exactly
 from longspan.evaluation.metrics import Metric
 from longspan.evaluation.metrics.text import string_match_all
 
@@ -108,6 +108,10 @@ class Room:
     def fill(self, lines: Iterable[str], num_tokens: int, *, joiner: str = "\n") -> list[str]:
         """As many lines as fit `num_tokens` when joined by `joiner`; see `haystacks.lines.fill_lines`."""
         return fill_lines(lines, num_tokens, self.count, joiner=joiner)
+
+    def fill_exactly(self, lines: Iterable[str], num_tokens: int, *, joiner: str = "\n") -> list[str]:
+        """`fill` for lines that vary in length, which counts the whole once; see `haystacks.lines.fill_lines_exactly`."""
+        return fill_lines_exactly(lines, num_tokens, self.count, joiner=joiner)
 
     def scatter(
         self, wanted: Sequence[str], fillers: Sequence[str], rng: random.Random, *, ordered: bool = False

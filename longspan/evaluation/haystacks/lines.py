@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from longspan.evaluation.haystacks import TokenizerLike, count_tokens, cut_at_word
 
-__all__ = ["Lines", "fill_lines"]
+__all__ = ["Lines", "fill_lines", "fill_lines_exactly"]
 
 BLOCK_LINES = 32
 EXACT_TOKENS = 8192
 CHECK_EVERY = 16
 TAIL_LINES = 96
+NEAR_TOKENS = 4
+SPARE_LINES = 64
 
 
 def fill_lines(
@@ -61,6 +63,34 @@ def _that_fit(lines: Iterator[str], room: float, count: Callable[[str], int], jo
             room -= cost
         if room < near:
             break
+    return chosen
+
+
+def fill_lines_exactly(
+    lines: Iterable[str], num_tokens: int, count: Callable[[str], int], *, joiner: str = "\n"
+) -> list[str]:
+    """As `fill_lines`, but the whole is counted once and corrected, where that alone is right to about 1%.
+
+    What is then left is made small by one more line in place of the last. Counting 128K tokens takes about 0.3 s.
+
+    Args:
+        lines: drawn from as far as needed; some are passed over at the end.
+        num_tokens: room for them.
+        count: tokens of a text.
+        joiner: between two lines.
+    """
+    source = iter(lines)
+    chosen = fill_lines(source, num_tokens, count, joiner=joiner)
+    rest = num_tokens - count(joiner.join(chosen))
+    while rest < 0:
+        rest += count(joiner + chosen.pop())
+    more = fill_lines(source, rest, count, joiner=joiner)
+    rest -= count(joiner + joiner.join(more)) if more else 0
+    chosen += more
+    if rest > NEAR_TOKENS and chosen:
+        rest += count(joiner + chosen[-1])
+        costs = {line: count(joiner + line) for line in (chosen[-1], *itertools.islice(source, SPARE_LINES))}
+        chosen[-1] = max((line for line in costs if costs[line] <= rest), key=costs.__getitem__)
     return chosen
 
 

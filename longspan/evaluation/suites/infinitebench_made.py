@@ -15,7 +15,6 @@ from typing import Any
 from longspan.evaluation.metrics.retrieval import kv_retrieval
 from longspan.evaluation.metrics.text_numbers import code_run, math_calc, math_find, number_string, passkey
 from longspan.evaluation.suites._call_chains import called_functions
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.ruler import random_uuid
 from longspan.evaluation.task import Puzzle, Room, Sample, Task
 
@@ -86,8 +85,8 @@ def one_pair_of_many(rng: random.Random, room: Room) -> Puzzle:
     question = f'Which value does this key have in the JSON object above?\nKey: "{key}"'
     start = "The value associated with the specified key is:"
     left = room.left("JSON data:\n{}", asked, question, start, max_new_tokens=64)
-    others = fill_exactly(
-        (f'"{random_uuid(rng)}": "{random_uuid(rng)}"' for _ in iter(int, 1)), left, room, joiner=", "
+    others = room.fill_exactly(
+        (f'"{random_uuid(rng)}": "{random_uuid(rng)}"' for _ in iter(int, 1)), left, joiner=", "
     )
     pairs = room.scatter((asked,), others, rng)
     return Puzzle(
@@ -115,7 +114,7 @@ def number_of_a_list(rng: random.Random, room: Room) -> Puzzle:
         question = "What is the median of the numbers above? Answer with one number and nothing else."
     start, head = f"The {kind} number of the list is:", "A list of numbers:\n\n"
     left = room.left(head, "[]", question, start, max_new_tokens=8)
-    lines = fill_exactly((str(rng.randint(low, high)) for _ in iter(int, 1)), left, room, joiner=", ")
+    lines = room.fill_exactly((str(rng.randint(low, high)) for _ in iter(int, 1)), left, joiner=", ")
     answer = _found(kind, sorted(map(int, lines)))
     return Puzzle(
         needles=(),

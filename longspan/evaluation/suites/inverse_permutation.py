@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from longspan.evaluation.metrics.text import need_references
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.task import Puzzle, Room, Task
 
 CARD: dict[str, Any] = {
@@ -109,7 +108,7 @@ def whole_scratch(rng: random.Random, room: Room) -> Puzzle:
     left = room.left(
         RULE, *lines, asked["question"], asked["answer_prefix"], max_new_tokens=asked["max_new_tokens"]
     )
-    scratch = fill_exactly(itertools.repeat(SCRATCH_LINE), _at_least(left, NUM_ITEMS, room), room)
+    scratch = room.fill_exactly(itertools.repeat(SCRATCH_LINE), _at_least(left, NUM_ITEMS, room))
     after = max(1, round(SCRATCH_AFTER * len(scratch)))
     mixed = room.scatter(lines, scratch[after:], rng, ordered=True)
     return Puzzle(needles=(), evidence=lines, context="\n".join((RULE, *mixed, *scratch[:after])), **asked)
@@ -131,11 +130,11 @@ def _places(rng: random.Random, room: Room, *, scratch_share: float) -> Puzzle:
     tokens = ITEM_TOKENS * NUM_ASKED
     left = _at_least(room.left(RULE, question, prefix, *_lines([], rng), max_new_tokens=tokens), 128, room)
     pads = (
-        fill_exactly(itertools.repeat(SCRATCH_LINE), int(scratch_share * left), room) if scratch_share else []
+        room.fill_exactly(itertools.repeat(SCRATCH_LINE), int(scratch_share * left)) if scratch_share else []
     )
     budget = left - (room.count("\n".join(pads)) if pads else 0)
     pairs = (f"{number} {word}" for number, word in enumerate(_words(rng), start=1))
-    old = [pair.split()[1] for pair in fill_exactly(pairs, budget, room, joiner=" ")]
+    old = [pair.split()[1] for pair in room.fill_exactly(pairs, budget, joiner=" ")]
     lines = _lines(old, rng)
     start = rng.randrange(len(old) - NUM_ASKED + 1)
     wanted = old[start : start + NUM_ASKED]

@@ -21,7 +21,6 @@ from typing import Any
 
 from longspan.evaluation.metrics.text import best_of, normal_words
 from longspan.evaluation.published import Source, data_file, read_rows
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.lveval_made.facts import Institution, institutions, passage, two_hops
 from longspan.evaluation.suites.ruler import random_uuid
 from longspan.evaluation.task import Puzzle, Room, Task
@@ -112,7 +111,7 @@ def key_chain(draw: Draw, *, steps: bool) -> Callable[[random.Random, Room], Puz
                 f"keychain needs more than {room.tokens} tokens here; ask for {room.tokens - left + 256} or more"
             )
         around = [document for one in asked[1:] for document in one.documents]
-        fillers = fill_exactly(itertools.chain(around, documents), left, room)
+        fillers = room.fill_exactly(itertools.chain(around, documents), left)
         if left - room.count("\n".join(fillers)) > SHORT_OF * room.tokens:
             raise ValueError(
                 f"the documents of this task are not enough for {room.tokens} tokens; ask for less, or give a larger file"

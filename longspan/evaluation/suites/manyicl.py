@@ -20,7 +20,6 @@ from typing import Any
 
 from longspan.evaluation.metrics.text import after_prefix, best_of, label_exact_match
 from longspan.evaluation.suites import _fact_lists as lists
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.licon.utterances import ACTIONS, QUESTIONS, THINGS
 from longspan.evaluation.task import Puzzle, Room, Task
 
@@ -79,7 +78,7 @@ def _fill(
         raise ValueError(
             f"the fewest examples of this task do not fit {room.tokens} tokens; ask for {least} or more"
         )
-    lines = [*head, *fill_exactly(rest, left, room, joiner="\n\n")]
+    lines = [*head, *room.fill_exactly(rest, left, joiner="\n\n")]
     rng.shuffle(lines)
     return "\n\n".join(lines)
 

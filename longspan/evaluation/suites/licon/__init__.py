@@ -20,7 +20,6 @@ from typing import Any
 from longspan.evaluation.metrics.text import label_exact_match
 from longspan.evaluation.published import Source, data_file, read_rows
 from longspan.evaluation.suites import _fact_lists as lists
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.licon.utterances import INTENTS, endless
 from longspan.evaluation.task import Puzzle, Room, Task
 
@@ -109,7 +108,7 @@ def many_shots(draw: Examples, naming: Naming) -> Callable[[random.Random, Room]
             raise ValueError(
                 f"one round of {len(labels)} labels does not fit {room.tokens} tokens; ask for {least} or more"
             )
-        lines = [*first, *fill_exactly(shown, left - needed - 2, room, joiner="\n\n")]
+        lines = [*first, *room.fill_exactly(shown, left - needed - 2, joiner="\n\n")]
         context = "\n\n".join(lines)
         if left - room.count(context) > SHORT_OF * room.tokens:
             raise ValueError(

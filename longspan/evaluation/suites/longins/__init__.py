@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from longspan.evaluation.metrics.text import need_references
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.longins.questions import KINDS, Kind, Question
 from longspan.evaluation.task import Puzzle, Room, Task
 
@@ -132,7 +131,7 @@ def exam(mode: Mode) -> Callable[[random.Random, Room], Puzzle]:
                 by_line[line] = one
                 yield line
 
-        asked = [by_line[line] for line in fill_exactly(lines(), left - num_wrong * SPARE_TOKENS, room)]
+        asked = [by_line[line] for line in room.fill_exactly(lines(), left - num_wrong * SPARE_TOKENS)]
         wrong = _wrong_numbers(asked, num_wrong, room, rng)
         shown = [
             _line(number, one, one.wrong if number in wrong else one.right)

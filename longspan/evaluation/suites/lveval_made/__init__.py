@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longspan.evaluation.metrics.overlap_keywords import keyword_f1
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.lveval_made.facts import (
     ATTRIBUTES,
     QUESTIONS,
@@ -86,7 +85,7 @@ def _context(
         )
     names = {one.name for one in wanted}
     others = (passage(one, rng) for one in institutions(rng, without=barred) if one.name not in names)
-    fillers = fill_exactly(others, left, room, joiner="\n\n")
+    fillers = room.fill_exactly(others, left, joiner="\n\n")
     for fact in confusing:
         place = rng.randrange(len(fillers))
         fillers[place] += " " + fact

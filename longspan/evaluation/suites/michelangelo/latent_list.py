@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from longspan.evaluation.metrics.text import need_references
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.task import Puzzle, Room, Sample
 
 FIRST_LENGTHS = (8, 16)
@@ -96,7 +95,7 @@ def latent_list(num_changes: int) -> Callable[[random.Random, Room], Puzzle]:
             raise ValueError(
                 f"a list with {num_changes} changes does not fit {room.tokens} tokens; ask for 2048 or more"
             )
-        fillers = fill_exactly(_fillers(rng), left, room)
+        fillers = room.fill_exactly(_fillers(rng), left)
         lines = room.scatter(changes, fillers, rng, ordered=True)
         return Puzzle(
             needles=(),

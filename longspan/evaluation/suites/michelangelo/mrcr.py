@@ -6,7 +6,6 @@ import random
 import string
 from collections.abc import Callable, Iterator
 
-from longspan.evaluation.suites._filling import fill_exactly
 from longspan.evaluation.suites.michelangelo.writer import Wish, draw_wish, write
 from longspan.evaluation.task import Puzzle, Room, Sample
 
@@ -68,7 +67,7 @@ def mrcr(num_needles: int) -> Callable[[random.Random, Room], Puzzle]:
                 f"a talk with {num_needles} pieces of one kind needs about {needed} tokens, there are {room.tokens}; "
                 f"ask for {-(-needed // 512) * 512} or more"
             )
-        fillers = fill_exactly(_other_turns(wish, seen, rng), left, room, joiner=joiner)
+        fillers = room.fill_exactly(_other_turns(wish, seen, rng), left, joiner=joiner)
         answer = f"{code} {pieces[asked]}"
         return Puzzle(
             needles=(),
