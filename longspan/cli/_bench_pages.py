@@ -96,11 +96,11 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _rows(file: Path) -> list[Any]:
-    from longspan.evaluation.results import ResultLog
+    from longspan.evaluation.comparison import read_rows
 
     if not file.is_file():
         raise UserInputError(f"--from {str(file)!r} is no file; give a results.jsonl")
-    return list(ResultLog(file).rows.values())
+    return read_rows(file)
 
 
 def write_proof(file: Path, page: str) -> None:

@@ -94,18 +94,41 @@ class DataTask(Labels):
         Raises:
             DataMissing: the file is not there. ValueError: a row is malformed; names it.
         """
-        path = None if _on_hub(self) else data_file(self.suite, self.file, self.source)
-        return _questions(self, path, None if path is None else path.stat().st_mtime_ns)
+        try:
+            path = data_file(self.suite, self.file, self.source)
+        except DataMissing:
+            if os.environ.get(DOWNLOAD_VARIABLE) != "1" or self.source.hub is None:
+                raise
+            return _questions(self, None, None)
+        return _questions(self, path, path.stat().st_mtime_ns)
 
 
-def _on_hub(task: DataTask) -> bool:
-    if os.environ.get(DOWNLOAD_VARIABLE) != "1":
-        return False
+def parse_row(task: DataTask, row: Mapping[str, Any], number: int, place: object) -> list[Question]:
+    """The questions of one row.
+
+    Args:
+        task: whose row it is.
+        row: as published.
+        number: of the row, from 1.
+        place: file or data set that holds it, for the message.
+
+    Raises:
+        DataMissing: a further file is not there. ValueError: the row is malformed; names it.
+    """
     try:
-        data_file(task.suite, task.file, task.source)
+        return list(task.parse(row))
     except DataMissing:
-        return task.source.hub is not None
-    return False
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise malformed(task, f"row {number}", place, error) from error
+
+
+def malformed(task: DataTask, row: str, place: object, error: Exception) -> ValueError:
+    """The error for a row that is not as published."""
+    return ValueError(
+        f"{row} of {place} is not a row of {task.suite} as published "
+        f"({type(error).__name__}: {error}); check the file, or fetch it anew"
+    )
 
 
 @lru_cache(maxsize=8)
@@ -113,15 +136,7 @@ def _questions(task: DataTask, path: Path | None, changed: int | None) -> Sequen
     found: list[Question] = []
     rows = _hub_rows(task) if path is None else read_rows(path)
     for number, row in enumerate(rows, start=1):
-        try:
-            found += task.parse(row)
-        except DataMissing:
-            raise
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"row {number} of {path or task.source.hub} is not a row of {task.suite} as published "
-                f"({type(error).__name__}: {error}); check the file, or fetch it anew"
-            ) from error
+        found += parse_row(task, row, number, path or task.source.hub)
     if not found:
         raise ValueError(f"{path or task.source.hub} holds no question of {task.suite}; check the file")
     return tuple(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -94,10 +94,22 @@ def find_suite_cards() -> Mapping[str, Mapping[str, Any]]:
 
 
 @cache
+def _wrappers() -> Mapping[str, tuple[Path, Callable[[str, TaskEntry], Exam]]]:
+    """By full name: the suite that offers a wrapper, and what makes the exam."""
+    return {
+        f"{path.stem}/{name}": (path, make)
+        for path in _suite_paths()
+        for name, make in getattr(_module(path), "WRAPPERS", {}).items()
+    }
+
+
 def find_wrappers() -> Mapping[str, tuple[str, ...]]:
     """Full names of the wrappers of every suite that has some."""
-    found = {path.stem: getattr(_module(path), "WRAPPERS", {}) for path in _suite_paths()}
-    return {suite: tuple(f"{suite}/{name}" for name in names) for suite, names in found.items() if names}
+    suites = dict.fromkeys(path.stem for path, _ in _wrappers().values())
+    return {
+        suite: tuple(name for name, (path, _) in _wrappers().items() if path.stem == suite)
+        for suite in suites
+    }
 
 
 def find_task(name: str) -> TaskEntry:
@@ -129,14 +141,9 @@ def tasks_named(word: str) -> list[str]:
 
 
 def _wrapped(wrapper: str, inner: TaskEntry) -> TaskEntry:
-    wrappers = {
-        f"{path.stem}/{name}": (path, make)
-        for path in _suite_paths()
-        for name, make in getattr(_module(path), "WRAPPERS", {}).items()
-    }
-    if wrapper not in wrappers:
-        raise UserInputError(f"there is no wrapper {wrapper!r}; {did_you_mean(wrapper, wrappers)}")
-    path, make = wrappers[wrapper]
+    if wrapper not in _wrappers():
+        raise UserInputError(f"there is no wrapper {wrapper!r}; {did_you_mean(wrapper, _wrappers())}")
+    path, make = _wrappers()[wrapper]
     full = f"{wrapper}:{inner.name}"
     generator = hashlib.sha256((_digest(path) + inner.generator).encode()).hexdigest()[:12]
     return TaskEntry(suite=path.stem, name=full, exam=make(full, inner), generator=generator)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 from longspan.errors import UserInputError, did_you_mean
 from longspan.evaluation.judging.evidence import content_words
+from longspan.evaluation.metrics.overlap_rouge import rouge_scorer
 
 __all__ = ["Constraints", "keyword_recall", "keywords_of", "rouge"]
 
@@ -35,20 +34,8 @@ def rouge(prediction: str, references: Sequence[str], *, variant: str = "rougeL"
         raise UserInputError("there is no reference to compare with; give at least one")
     if variant not in ROUGE_VARIANTS:
         raise UserInputError(f"got variant={variant!r}; {did_you_mean(variant, ROUGE_VARIANTS)}")
-    scorer = _scorer(variant)
+    scorer = rouge_scorer((variant,), True)
     return max(float(scorer.score(reference, prediction)[variant].fmeasure) for reference in references)
-
-
-@lru_cache(maxsize=len(ROUGE_VARIANTS))
-def _scorer(variant: str) -> Any:
-    try:
-        scorers = import_module("rouge_score.rouge_scorer")
-    except ImportError as error:
-        raise UserInputError(
-            "grading without a judge needs the package `rouge-score`, which is not installed; "
-            "run `pip install rouge-score`, or give a judge"
-        ) from error
-    return scorers.RougeScorer([variant], use_stemmer=True)
 
 
 def keywords_of(text: str) -> list[str]:

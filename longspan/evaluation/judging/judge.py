@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from longspan.errors import UserInputError
+from longspan.evaluation.exams import asked
 
 if TYPE_CHECKING:
     from longspan.engine.model import SpanModel
@@ -64,9 +65,8 @@ class LocalJudge:
                 "the judge's prompt is one paragraph, allowed is a text and a question; "
                 "put a blank line before the question"
             )
-        if not getattr(self.model.tokenizer, "chat_template", None):
-            question = f"\n\n{question}\n"
         context = self.model.read(text, progress=False)
+        question = asked(self.model.tokenizer, question)
         return context.ask(question, max_new_tokens=max_new_tokens, sources=False).text
 
 

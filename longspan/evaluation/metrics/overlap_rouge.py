@@ -13,11 +13,20 @@ from typing import Any
 from longspan.evaluation.metrics.overlap import normal_chinese, qa_f1, token_f1
 from longspan.evaluation.metrics.text import best_of, need_references, normal_words, optional_package
 
-__all__ = ["libra_f1", "longbook_qa_chn", "longbook_qa_eng", "longbook_sum", "rouge_parts", "rouge_stemmed"]
+__all__ = [
+    "libra_f1",
+    "longbook_qa_chn",
+    "longbook_qa_eng",
+    "longbook_sum",
+    "rouge_parts",
+    "rouge_scorer",
+    "rouge_stemmed",
+]
 
 
 @lru_cache(maxsize=4)
-def _scorer(kinds: tuple[str, ...], stem: bool) -> Any:
+def rouge_scorer(kinds: tuple[str, ...], stem: bool) -> Any:
+    """The scorer of `rouge-score` for these kinds of Rouge; made once. ValueError where the package is absent."""
     return optional_package("rouge_score.rouge_scorer", "rouge-score").RougeScorer(
         list(kinds), use_stemmer=stem
     )
@@ -43,7 +52,7 @@ def longbook_sum(prediction: str, references: Sequence[str], details: Mapping[st
     Official scorer: InfiniteBench `get_score_one_longbook_sum_eng`, through `evaluate`. Its fault: it ends sentences at line
     breaks only, so a summary of one paragraph is one sentence. Needs `rouge-score`.
     """
-    scorer = _scorer(("rougeLsum",), False)
+    scorer = rouge_scorer(("rougeLsum",), False)
     return best_of(
         lambda reference: float(scorer.score(reference, prediction)["rougeLsum"].fmeasure), references
     )
@@ -57,14 +66,14 @@ def rouge_parts(prediction: str, references: Sequence[str], details: Mapping[str
     """
     need_references(references)
     kinds = ("rouge1", "rouge2", "rougeL")
-    found = [_scorer(kinds, False).score(reference, prediction) for reference in references]
+    found = [rouge_scorer(kinds, False).score(reference, prediction) for reference in references]
     parts = {kind: max(float(one[kind].fmeasure) for one in found) for kind in kinds}
     return {"score": parts["rougeL"], **parts}
 
 
 def rouge_stemmed(prediction: str, references: Sequence[str], details: Mapping[str, Any]) -> float:
     """rougeL F over stemmed words, best of the references: what HELMET reports beside its judge, and a fallback for one."""
-    scorer = _scorer(("rougeL",), True)
+    scorer = rouge_scorer(("rougeL",), True)
     return best_of(
         lambda reference: float(scorer.score(reference, prediction)["rougeL"].fmeasure), references
     )

@@ -15,6 +15,8 @@ from longspan.evaluation.published import (
     DataTask,
     Question,
     Source,
+    malformed,
+    parse_row,
     read_rows,
 )
 
@@ -41,17 +43,22 @@ class GroupedTask(DataTask):
     group: Callable[[Iterator[Row]], Iterable[Row]] = _as_they_are
     lazy: bool = False
 
+    @property
+    def place(self) -> str:
+        """Where the rows stand in the published layout."""
+        return self.pattern or self.file
+
     def questions(self) -> Sequence[Question]:
         """All questions, files in the order of their names; read once.
 
         Raises:
             DataMissing: no file is there. ValueError: a row is malformed; names it.
         """
-        paths = find_files(self.suite, self.pattern or self.file)
+        paths = find_files(self.suite, self.place)
         if paths:
             return _questions(self, tuple((path, path.stat().st_mtime_ns) for path in paths))
         if self.source.hub is None:
-            raise missing(self.suite, self.pattern or self.file, self.source)
+            raise missing(self.suite, self.place, self.source)
         return super().questions()
 
 
@@ -67,7 +74,7 @@ class _Lazy(Sequence[Question]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return tuple(self[one] for one in range(*place.indices(len(self))))
-        (question,) = _parsed(self.task, place + 1, self.rows[place])
+        (question,) = parse_row(self.task, self.rows[place], place + 1, self.task.place)
         return question
 
 
@@ -76,27 +83,15 @@ def _questions(task: GroupedTask, files: tuple[tuple[Path, int], ...]) -> Sequen
     try:
         rows = list(task.group(row for path, _ in files for row in read_rows(path)))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise _malformed(task, "a row", error) from error
+        raise malformed(task, "a row", task.place, error) from error
     if not rows:
         raise ValueError(f"{task.file} holds no question of {task.suite}; check the file")
     if task.lazy:
         return _Lazy(task, rows)
-    return tuple(question for number, row in enumerate(rows, 1) for question in _parsed(task, number, row))
-
-
-def _parsed(task: GroupedTask, number: int, row: Row) -> list[Question]:
-    try:
-        return list(task.parse(row))
-    except DataMissing:
-        raise
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise _malformed(task, f"row {number}", error) from error
-
-
-def _malformed(task: GroupedTask, row: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{row} of {task.pattern or task.file} is not a row of {task.suite} as published "
-        f"({type(error).__name__}: {error}); check the file, or fetch it anew"
+    return tuple(
+        question
+        for number, row in enumerate(rows, 1)
+        for question in parse_row(task, row, number, task.place)
     )
 
 

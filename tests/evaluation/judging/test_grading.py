@@ -12,6 +12,7 @@ import pytest
 from longspan.evaluation.judging import Constraints, grade_open, keyword_recall, open_metric, rouge
 from longspan.evaluation.judging.fallbacks import keywords_of
 from longspan.evaluation.metrics import grade
+from longspan.evaluation.metrics.overlap_rouge import rouge_scorer
 from tests.evaluation.judging.fakes import ScriptedJudge, always
 
 TEXT = "# One\nDora Harker keeps a lantern.\n\n## Two\nIt was never lit."
@@ -33,9 +34,7 @@ def test_rouge_by_hand() -> None:
 
 
 def test_rouge_without_its_package_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    from longspan.evaluation.judging import fallbacks
-
-    fallbacks._scorer.cache_clear()
+    rouge_scorer.cache_clear()
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
     with pytest.raises(ValueError, match="pip install rouge-score"):
         rouge("x", ["y"])

@@ -95,7 +95,7 @@ def test_chinese_words_need_jieba() -> None:
 def test_absent_packages_are_named(
     module: str, metric: Metric, details: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overlap_rouge._scorer.cache_clear()
+    overlap_rouge.rouge_scorer.cache_clear()
     keywords._stemmer.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match="run `pip install"):
