@@ -48,7 +48,7 @@ class KeyView(Protocol):
     """Stored keys of some kv heads of one layer, read-only.
 
     keys, values: `[B, k, S, D]`; positions: int64 `[B, 1 or k, S]`, -1 where a slot holds nothing (padding);
-    heads: the kv heads it covers; num_tokens: S.
+    heads: the kv heads it covers; num_tokens: S; filled: no slot is padding (False: some may be).
     """
 
     heads: tuple[int, ...]
@@ -61,6 +61,8 @@ class KeyView(Protocol):
     def positions(self) -> Tensor: ...
     @property
     def num_tokens(self) -> int: ...
+    @property
+    def filled(self) -> bool: ...
 
 
 class ScoredKeyView(KeyView, Protocol):
@@ -85,6 +87,7 @@ class Step:
         state: what this method remembers for this layer and slab.
         logits: `logits(queries, query_positions, start, stop) -> [B, h, t, stop-start]`: scaled attention logits of any
             queries against the stored keys `start:stop` under the positions in force, without any mask.
+        rotated: queries and stored keys are rotated.
     """
 
     layer: LayerInfo
@@ -95,6 +98,7 @@ class Step:
     num_new: int
     state: dict[str, Any]
     logits: Callable[[Tensor, Tensor, int, int], Tensor]
+    rotated: bool = True
 
     @property
     def num_past(self) -> int:

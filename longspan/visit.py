@@ -2,13 +2,14 @@
 
 These are plain values. Methods build them, `longspan.ops.attend` executes them, and no method sees the execution.
 
-Axis legend: B batch, T query tokens, S stored tokens, H query heads, K kv heads, D head dim, N indices.
+Axis legend: B batch, T query tokens, S stored tokens, H query heads, K kv heads, D head dim, N indices, NQ and NC rows
+of queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,13 +54,68 @@ class Gather:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockTable:
+    """Chosen key blocks and single keys, per block of queries; of the whole store, the running chunk included.
+
+    T queries stand at the places S-T .. S-1 of S stored keys. Row i serves the queries `[i * block_tokens, (i + 1) *
+    block_tokens)` of the T; key block j holds the places `[j * block_tokens, (j + 1) * block_tokens)` of the S. A query at
+    place p visits key s, `first_place <= s <= p`, when at least one of these holds (and once, if several do):
+
+    - block `s // block_tokens` is among the used entries of its row,
+    - s is in its row of columns,
+    - `s < sink_tokens`,
+    - `p - s < window_tokens`.
+
+    Args:
+        index: int32 `[B, h, NQ, N]`, NQ = ceil(T / block_tokens), h in {1 (all heads share), K (each kv head), H}:
+            block numbers, distinct within a row, in any order, the first `counts` of each row used; entries outside
+            `[0, ceil(S / block_tokens))` visit nothing.
+        counts: int32 `[B, h, NQ]`, 0 to N.
+        block_tokens: a power of two from 16 to 128.
+        columns: int32 `[B, h, NC, C]` places of single keys, or None; distinct within a row; entries outside `[0, S)` visit
+            nothing. Row c serves the queries `[c * column_query_tokens, (c + 1) * column_query_tokens)`,
+            NC = ceil(T / column_query_tokens).
+        column_query_tokens: a multiple of block_tokens; None without columns.
+        sink_tokens: first places of the store that every query visits.
+        window_tokens: places before each query that it visits, its own included; 0 for none.
+        first_place: int32 `[B]`, places before it hold padding and nobody visits them; None for 0. A query at such a place
+            visits nothing.
+    """
+
+    index: Tensor
+    counts: Tensor
+    block_tokens: int = 128
+    columns: Tensor | None = None
+    column_query_tokens: int | None = None
+    sink_tokens: int = 0
+    window_tokens: int = 0
+    first_place: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PerHead:
     """Different visits for different query heads: `(query heads within the slab, visit)`, every head exactly once."""
 
     parts: tuple[tuple[tuple[int, ...], Visit], ...]
 
 
-Visit = Dense | Ranges | Gather | PerHead
+Visit = Dense | Ranges | Gather | BlockTable | PerHead
+
+
+def visit_of_heads(visit: Visit, heads: Sequence[int], num_heads: int) -> Visit:
+    """A visit of `num_heads` query heads, for some of them. `visit` is not a `PerHead`."""
+    assert not isinstance(visit, PerHead), "a part of PerHead is never a PerHead itself"
+
+    def take(x: Tensor) -> Tensor:
+        groups = num_heads // x.shape[1]
+        return x if x.shape[1] == 1 else x[:, [head // groups for head in heads]]
+
+    if isinstance(visit, Gather):
+        return replace(visit, index=take(visit.index))
+    if isinstance(visit, BlockTable):
+        columns = None if visit.columns is None else take(visit.columns)
+        return replace(visit, index=take(visit.index), counts=take(visit.counts), columns=columns)
+    return visit
 
 
 @dataclass(frozen=True, kw_only=True)

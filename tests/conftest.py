@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 
 def pytest_configure() -> None:
-    """One thread a process: small tensors, and two threads on a busy machine wait for each other."""
+    """One thread a process: small tensors, and two threads on a busy machine wait for each other. Without a GPU, Triton
+    kernels run in its interpreter, which must be said before Triton is imported."""
     import torch
 
     torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def triton_device() -> str:
+    """Where Triton kernels run: a GPU, or the CPU in Triton's interpreter (small shapes, never bfloat16)."""
+    pytest.importorskip("triton")
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(scope="session")

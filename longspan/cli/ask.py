@@ -86,6 +86,7 @@ def command(
                     "kv_bytes": context.kv_bytes,
                     "peak_kv_bytes": context.usage.peak_kv_bytes,
                     "read_seconds": read_seconds,
+                    "backends": context.usage.backends,
                     "answers": results,
                 },
             )
@@ -123,6 +124,7 @@ def _result(question: str, answer: Answer) -> dict[str, Any]:
         "sources": [{"text": s.text, "token": s.token, "weight": round(s.weight, 4)} for s in answer.sources],
         "seconds": answer.usage.seconds,
         "generated_tokens": answer.usage.generated_tokens,
+        "backends": answer.usage.backends,
     }
 
 

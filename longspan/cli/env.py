@@ -30,11 +30,13 @@ def command(
 
 
 def environment() -> dict[str, Any]:
-    """Versions by package (None where absent), devices, threads, platform, and the commit of a source tree."""
+    """Versions by package (None where absent), devices, threads, platform, the commit of a source tree, and which kernels
+    can run here."""
     import torch
 
     from longspan import __version__
     from longspan.evaluation.provenance import commit
+    from longspan.ops.backend import machine_backends
 
     devices = [
         {
@@ -53,6 +55,7 @@ def environment() -> dict[str, Any]:
         "devices": devices,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "backends": machine_backends(),
     }
 
 
@@ -73,6 +76,9 @@ def _print(facts: dict[str, Any]) -> None:
         if name == "devices":
             gpus = [f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB" for gpu in value]
             table.add_row("device", "; ".join(gpus) or "cpu")
+        elif name == "backends":
+            for backend, state in value.items():
+                table.add_row(f"{backend} kernels", state)
         else:
             table.add_row(name.replace("_", " "), "none" if value is None else str(value))
     console().print(table)

@@ -27,6 +27,7 @@ class NewTokens:
         keys, values: `[B, K, T, D]`.
         positions: int64 `[B, T]`, -1 for padding.
         first: p when positions are p, p+1, ... in every row, else None.
+        padded: some positions are -1.
         scale: factor on the logits.
     """
 
@@ -35,6 +36,7 @@ class NewTokens:
     values: Tensor
     positions: Tensor
     first: int | None
+    padded: bool
     scale: float
 
     @property
@@ -111,6 +113,7 @@ def _attend_chunk(run: Run, index: int, new: NewTokens) -> Tensor:
             new.values[:, cut],
             new.positions,
             first=new.first,
+            padded=new.padded,
             reserve_tokens=run.reserve_tokens,
         )
     if len(slabs) == 1:
@@ -137,6 +140,7 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
             num_new=new.num_tokens,
             state={} if method is None else run.state(index, method, number),
             logits=logits,
+            rotated=plan.rotary is None,
         )
 
     problem = Problem(
@@ -151,6 +155,7 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
         rotary=plan.rotary,
         bias=_bias(run, plan, step),
         contiguous_from=slab.contiguous_from,
+        filled=slab.filled,
     )
     out = attend(problem)
     if plan.storage is not None:

@@ -15,6 +15,7 @@ from longspan.engine.sampling import Sampler
 from longspan.engine.sources import Source, Tracer
 from longspan.engine.usage import Clock, Usage
 from longspan.errors import UserInputError
+from longspan.ops.backend import backend_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +65,7 @@ class Context:
             kv_bytes=self.kv_bytes,
             peak_kv_bytes=self.run.peak_bytes,
             seconds=dict(self.read_seconds),
+            backends=backend_rows(self.run.backends),
         )
 
     def read(self, text: str) -> Context:
@@ -154,6 +156,7 @@ class Context:
             kv_bytes=self.kv_bytes,
             peak_kv_bytes=max(branch.peak_bytes, self.run.peak_bytes),
             seconds=clock.seconds,
+            backends=backend_rows(branch.backends),
         )
         branch.give_back(self.run)
         found = () if tracer is None else tracer.sources(self.model.tokenizer)

@@ -13,6 +13,7 @@ from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache
 from longspan.engine.store import SPARE_TOKENS
 from longspan.model_info import ModelInfo
+from longspan.ops.backend import watch_backends
 from longspan.roles import Steering, Step
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
@@ -131,12 +132,14 @@ class ModelReader:
         if watch is not None:
             run.watchers.append(watch)
         try:
-            if want_logits:
-                return self.model(**inputs, logits_to_keep=0 if keep_all else 1).logits.float()
-            self.model.get_decoder()(**inputs)
+            with watch_backends() as seen:
+                if want_logits:
+                    return self.model(**inputs, logits_to_keep=0 if keep_all else 1).logits.float()
+                self.model.get_decoder()(**inputs)
         except StopForward:
             pass
         finally:
+            run.backends.update(seen)
             if watch is not None:
                 run.watchers.remove(watch)
         return None

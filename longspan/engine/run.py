@@ -6,6 +6,7 @@ serves many runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import SPARE_TOKENS, LayerStore, Slab
 from longspan.model_info import LayerInfo
 from longspan.ops.attend import Problem
+from longspan.ops.backend import Choice
 from longspan.roles import Phase, Step
 
 
@@ -45,6 +47,8 @@ class Run:
     last_queries: dict[tuple[int, tuple[int, ...]], tuple[Tensor, Tensor]] = field(default_factory=dict)
     ask_states: dict[int, dict[int, Any]] = field(default_factory=dict)
     peak_bytes: int = 0
+    backends: Counter[Choice] = field(default_factory=Counter)
+    forward_positions: tuple[Tensor | None, Tensor | None, int, tuple[Tensor, int | None, bool]] | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:

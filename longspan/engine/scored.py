@@ -31,6 +31,10 @@ class ScoredSlab:
     def num_tokens(self) -> int:
         return self._slab.num_tokens
 
+    @property
+    def filled(self) -> bool:
+        return self._slab.filled
+
     def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
         """Scaled logits `[B, h, t, stop-start]` of queries `[B, h, t, D]` at positions `[B, t]`, without any mask."""
         slab = self._slab

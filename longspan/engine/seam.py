@@ -127,9 +127,15 @@ def _attention(
         )
     run = key.run
     index = int(module.layer_idx)  # type: ignore[arg-type]
-    positions, first = _positions(run, query, attention_mask, position_ids)
+    positions, first, padded = _positions(run, query, attention_mask, position_ids)
     new = NewTokens(
-        queries=query, keys=key.keys, values=key.values, positions=positions, first=first, scale=scale
+        queries=query,
+        keys=key.keys,
+        values=key.values,
+        positions=positions,
+        first=first,
+        padded=padded,
+        scale=scale,
     )
     out = attend_layer(run, index, new)
     if index == run.stop_after_layer:
@@ -139,21 +145,33 @@ def _attention(
 
 def _positions(
     run: Run, query: Tensor, mask: Tensor | None, position_ids: Tensor | None
-) -> tuple[Tensor, int | None]:
-    """Positions `[B, T]` of the new tokens, -1 for padding, and the first where they are p, p+1, ... in every row."""
+) -> tuple[Tensor, int | None, bool]:
+    """Positions `[B, T]` of the new tokens, -1 for padding; the first where they are p, p+1, ... in every row; and whether
+    there is padding. Every layer of a forward gets the same tensors, so they are looked at once: reading a value off a
+    GPU waits for it."""
     B, _, T, _ = query.shape
-    if position_ids is None:
-        position_ids = torch.arange(run.seen, run.seen + T, device=query.device)[None]
-    position_ids = position_ids.to(torch.int64).expand(B, T)
-    first = int(position_ids[0, 0])
-    plain = torch.arange(first, first + T, device=position_ids.device)
+    held = run.forward_positions
+    if held is not None and held[0] is position_ids and held[1] is mask and held[2] == run.seen:
+        known = held[3]
+        if known[0].shape == (B, T):
+            return known
+    at = position_ids
+    if at is None:
+        at = torch.arange(run.seen, run.seen + T, device=query.device)[None]
+    at = at.to(torch.int64).expand(B, T)
     if mask is not None and mask.dim() != 2:
         raise ValueError(
             "longspan builds its own masks; pass a 2-D attention_mask of [batch, tokens] with 0 for padding"
         )
+    found: tuple[Tensor, int | None, bool]
     if mask is not None and not bool(mask.all()):
-        return torch.where(mask[:, -T:].bool(), position_ids, -1), None
-    return position_ids, first if bool((position_ids == plain).all()) else None
+        found = torch.where(mask[:, -T:].bool(), at, -1), None, True
+    else:
+        first = int(at[0, 0])
+        plain = torch.arange(first, first + T, device=at.device)
+        found = at, first if bool((at == plain).all()) else None, False
+    run.forward_positions = position_ids, mask, run.seen, found
+    return found
 
 
 def _stock_mask(query: Tensor, key: Tensor, mask: Tensor | None, sliding_window: int | None) -> Tensor:

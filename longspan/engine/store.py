@@ -27,6 +27,7 @@ class Slab:
         self._owns_room = True
         self._took_room = False  # from the slab it was forked from, which wants it back
         self.contiguous_from: int | None = None  # p when every row holds positions p, p+1, ... without holes
+        self.filled = True  # no place is padding
 
     @property
     def keys(self) -> Tensor:
@@ -52,15 +53,24 @@ class Slab:
         return tuple(x for x in (self._keys, self._values, self._positions) if x is not None)
 
     def append(
-        self, keys: Tensor, values: Tensor, positions: Tensor, *, first: int | None, reserve_tokens: int = 0
+        self,
+        keys: Tensor,
+        values: Tensor,
+        positions: Tensor,
+        *,
+        first: int | None,
+        padded: bool = False,
+        reserve_tokens: int = 0,
     ) -> None:
-        """Add T tokens: keys, values `[B, k, T, D]`, positions `[B, T]`, which are first, first+1, ... unless None."""
+        """Add T tokens: keys, values `[B, k, T, D]`, positions `[B, T]`, which are first, first+1, ... unless None; some are
+        -1 where `padded`."""
         new = keys.shape[2]
         total = self.num_tokens + new
         if self.num_tokens == 0:
             self.contiguous_from = first
         elif self.contiguous_from is not None and first != self.contiguous_from + self.num_tokens:
             self.contiguous_from = None
+        self.filled = self.filled and not padded
         if self._keys is None:
             self._allocate(keys, values, max(total, reserve_tokens))
         elif total > self.capacity or not self._owns_room:
@@ -78,6 +88,7 @@ class Slab:
         """Take saved tensors, with room for a question behind them."""
         self._keys, self._values, self._positions = keys, values, positions
         self.num_tokens, self.contiguous_from = keys.shape[2], contiguous_from
+        self.filled = bool((positions >= 0).all())
         self._reallocate(self.num_tokens + SPARE_TOKENS)
 
     def keep(self, index: Tensor) -> None:
@@ -93,6 +104,7 @@ class Slab:
         self._positions = torch.where(used.expand_as(positions), positions, -1)
         self.num_tokens, self._owns_room = index.shape[2], True
         self.contiguous_from = None
+        self.filled = bool((self._positions >= 0).all())
 
     def drop_oldest(self, num_tokens: int) -> None:
         """Free the first `num_tokens` places of every head."""
@@ -114,6 +126,7 @@ class Slab:
         """A slab over the same tensors. It takes over the spare room, if this one has it, until `give_back`."""
         child = Slab(self.heads)
         child.num_tokens, child.contiguous_from = self.num_tokens, self.contiguous_from
+        child.filled = self.filled
         child._keys, child._values, child._positions = self._keys, self._values, self._positions
         child._owns_room = child._took_room = self._owns_room
         self._owns_room = False

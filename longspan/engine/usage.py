@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What reading or asking cost. Bytes are measured from storage; `seconds` has the phases read, prefill, decode."""
+    """What reading or asking cost. Bytes are measured from storage; `seconds` has the phases read, prefill, decode;
+    `backends` says which implementation of each op ran, how often, and why others did not (see `ops.backend`)."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -20,6 +22,7 @@ class Usage:
     kv_bytes: int
     peak_kv_bytes: int
     seconds: dict[str, float]
+    backends: list[dict[str, Any]]
 
 
 class Clock:

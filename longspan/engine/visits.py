@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from longspan.visit import Dense, Gather, PerHead, Visit
+from longspan.visit import Dense, PerHead, Visit, visit_of_heads
 
 
 def combine_visits(
@@ -36,19 +35,10 @@ def combine_visits(
 def _restrict(visit: Visit, heads: tuple[int, ...], num_heads: int) -> list[tuple[tuple[int, ...], Visit]]:
     """Parts of a `PerHead` for some of the slab's query heads."""
     if not isinstance(visit, PerHead):
-        return [(heads, _of_heads(visit, heads, num_heads))]
+        return [(heads, visit_of_heads(visit, heads, num_heads))]
     found = []
     for named, part in visit.parts:
         places = tuple(place for place, head in enumerate(named) if head in heads)
         if places:
-            found.append((tuple(named[place] for place in places), _of_heads(part, places, len(named))))
+            found.append((tuple(named[place] for place in places), visit_of_heads(part, places, len(named))))
     return found
-
-
-def _of_heads(visit: Visit, heads: tuple[int, ...], num_heads: int) -> Visit:
-    """A visit of `num_heads` query heads, for some of them."""
-    assert not isinstance(visit, PerHead), "a part of PerHead is never a PerHead itself"
-    if isinstance(visit, Gather) and visit.index.shape[1] > 1:
-        index = visit.index.repeat_interleave(num_heads // visit.index.shape[1], dim=1)
-        return replace(visit, index=index[:, list(heads)])
-    return visit

@@ -127,7 +127,8 @@ def asked(tokenizer: TokenizerLike, question: str) -> str:
 
 
 def costs(context: Any, usage: Any) -> dict[str, Any]:
-    """Seconds and bytes of one answer over a context that was read."""
+    """Seconds, bytes and kernels of one answer over a context that was read."""
+    used = [*context.usage.backends, *usage.backends]
     return {
         "generated_tokens": usage.generated_tokens,
         "read_seconds": context.usage.seconds.get("read"),
@@ -135,6 +136,7 @@ def costs(context: Any, usage: Any) -> dict[str, Any]:
         "decode_seconds": usage.seconds.get("decode"),
         "kv_bytes": context.kv_bytes,
         "peak_kv_bytes": usage.peak_kv_bytes,
+        "backends": sorted({f"{row['op']}={row['backend']}" for row in used}),
     }
 
 

@@ -28,7 +28,7 @@ class FakeContext:
         self.words = _PIECE.findall(text)
         self.held = self.words if model.spec != "tail" else self.words[-len(self.words) // 4 :]
         self.kv_bytes = 100 * len(self.held)
-        self.usage = SimpleNamespace(seconds={"read": 0.5})
+        self.usage = SimpleNamespace(seconds={"read": 0.5}, backends=[])
 
     def ask(self, question: str, *, answer_prefix: str, max_new_tokens: int, sources: bool) -> Any:
         assert not sources
@@ -39,6 +39,7 @@ class FakeContext:
             generated_tokens=4,
             kv_bytes=self.kv_bytes,
             peak_kv_bytes=100 * len(self.words),
+            backends=[{"op": "attend", "backend": "slices", "calls": 1, "not": {}}],
             seconds={"prefill": 0.25, "decode": 0.5},
         )
         return SimpleNamespace(text="".join(self.held), usage=usage)

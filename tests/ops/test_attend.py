@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from longspan.ops.attend import Problem, Rotary, attend, last_attention, naive_attend
 from longspan.ops.attend.partial import merge_states, partial_attend
-from longspan.visit import Band, Dense, Gather, PerHead, Ranges, Visit
+from longspan.visit import Band, BlockTable, Dense, Gather, PerHead, Ranges, Visit
 
 D = 16
 WINDOW = 11
-KINDS = ("dense", "ranges", "shared", "per kv head", "per head", "compact", "mixed")
+KINDS = ("dense", "ranges", "shared", "per kv head", "per head", "table", "compact", "mixed")
 
 
 def _bands() -> tuple[Band, ...]:
@@ -52,6 +53,8 @@ def _visit(kind: str, B: int, H: int, K: int, T: int, past: int, rng: random.Ran
         return PerHead(
             parts=(((0,), Dense()), (rest, Ranges(sink_tokens=2, window_tokens=9)), ((1,), Gather(index=few)))
         )
+    if kind == "table":
+        return _table(B, H, T, past + T)
     heads = {"shared": 1, "compact": 1, "per kv head": K, "per head": H}[kind]
     block = None if kind == "compact" else -(-T // 3)
     rows = 1 if block is None else -(-T // block)
@@ -60,6 +63,20 @@ def _visit(kind: str, B: int, H: int, K: int, T: int, past: int, rng: random.Ran
         chosen = sorted(rng.sample(range(past), rng.randint(0, index.shape[-1])))
         index[b, h, n, : len(chosen)] = torch.tensor(chosen, dtype=torch.long)
     return Gather(index=index, query_block_tokens=block, compact=kind == "compact")
+
+
+def _table(B: int, H: int, T: int, S: int) -> BlockTable:
+    """A third of the blocks and two single keys for each query head, a sink and the tokens right before each query."""
+    rows, blocks = -(-T // 16), -(-S // 16)
+    return BlockTable(
+        index=torch.rand(B, H, rows, blocks).argsort(-1).int(),
+        counts=torch.randint(0, blocks // 3 + 1, (B, H, rows)).int(),
+        block_tokens=16,
+        columns=torch.rand(B, H, -(-rows // 2), S).argsort(-1)[..., :2].int(),
+        column_query_tokens=32,
+        sink_tokens=3,
+        window_tokens=5,
+    )
 
 
 def make_problem(
@@ -211,6 +228,9 @@ def test_cuda_equals_naive(kind: str, dtype: torch.dtype) -> None:
 
 
 def _to_cuda(visit: Visit) -> Visit:
+    if isinstance(visit, BlockTable):
+        moved = {name: x.cuda() for name, x in vars(visit).items() if isinstance(x, Tensor)}
+        return replace(visit, **moved)
     if isinstance(visit, Gather):
         return Gather(
             index=visit.index.cuda(), query_block_tokens=visit.query_block_tokens, compact=visit.compact

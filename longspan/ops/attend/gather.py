@@ -1,4 +1,5 @@
-"""Attention over gathered rows of the stored past, merged with dense attention over a chunk's own tokens."""
+"""Attention over gathered rows of the store: chosen tokens of the past merged with dense attention over a chunk's own, or
+the rows of a block table."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ from longspan.ops.attend.slices import (
     spread_heads,
     turner,
 )
-from longspan.visit import Gather
+from longspan.ops.block_sparse.naive import block_table_mask
+from longspan.ops.block_sparse.table import table_row
+from longspan.visit import BlockTable, Gather
+
+FEW_QUERIES = 16  # of a decoding step
 
 
 def attend_gather(p: Problem, visit: Gather) -> Tensor:
@@ -46,30 +51,67 @@ def attend_gather(p: Problem, visit: Gather) -> Tensor:
         rotary=p.rotary,
         bias=None if p.bias is None else p.bias[:, :, past:],
         contiguous_from=None if p.contiguous_from is None or visit.compact else p.contiguous_from + past,
+        filled=p.all_real,
     )
     taker = _Taker(p, visit.index.shape[1])
     cuts = [(row, row * block, min((row + 1) * block, T)) for row in range(num_blocks)]
-    rows = [_gathered(p, visit, taker, *cut, q_pos) for cut in cuts]
+    rows = [
+        _gathered(p, visit.index[:, :, row], taker, first, last, q_pos, compact=visit.compact)
+        for row, first, last in cuts
+    ]
     return merge_states([attend_slices(own, None), join_states(rows)])[0]
 
 
+def attend_table(p: Problem, table: BlockTable) -> Tensor:
+    """Row by row of the table: the tokens that any query of the row visits are gathered, a mask says which one visits which."""
+    past, block = p.num_tokens - p.num_new, table.block_tokens
+    heads = max(x.shape[1] for x in (table.index, table.columns) if x is not None)
+    taker, parts = _Taker(p, heads), []
+    for row, first in enumerate(range(0, p.num_new, block)):
+        last = min(first + block, p.num_new)
+        end = past + last
+        mask = block_table_mask(p.queries[:, :, first:last], p.keys[:, :, :end], table_row(table, row))
+        mask = mask[:, :: p.queries.shape[1] // heads] & (p.query_positions[:, None, first:last, None] >= 0)
+        some = mask.any(dim=2)
+        index = torch.where(some, torch.arange(end, device=some.device), end).sort(-1).values
+        index = index[..., : int(some.sum(-1).max())]
+        visited = mask.gather(3, index.clamp(max=end - 1)[:, :, None].expand(-1, -1, last - first, -1))
+        index = torch.where(index == end, -1, index)
+        parts.append(_gathered(p, index, taker, first, last, p.query_positions, visited=visited))
+    return join_states(parts)[0]
+
+
 def _gathered(
-    p: Problem, visit: Gather, taker: _Taker, row: int, first: int, last: int, q_pos: Tensor
+    p: Problem,
+    index: Tensor,
+    taker: _Taker,
+    first: int,
+    last: int,
+    q_pos: Tensor,
+    *,
+    compact: bool = False,
+    visited: Tensor | None = None,
 ) -> Part:
-    """State of the queries `[first, last)` over the past tokens that their row of indices names."""
-    index = visit.index[:, :, row]
+    """State of the queries `[first, last)` over the tokens at the places `index` `[B, h, N]` (-1 for none); `visited`
+    `[B, h, last - first, N]` when not every query visits each."""
     used = index >= 0
-    widest = int(used.sum(-1).max()) if index.numel() else 0
-    if widest < index.shape[-1] and not bool(used[..., widest:].any()):
-        index, used = index[..., :widest], used[..., :widest]  # unused slots at the end cost nothing
+    if not index.is_cuda and visited is None:
+        widest = int(used.sum(-1).max()) if index.numel() else 0
+        if widest < index.shape[-1] and not bool(used[..., widest:].any()):
+            index, used = index[..., :widest], used[..., :widest]  # unused slots at the end cost nothing
     queries = p.queries[:, :, first:last]
     if index.shape[-1] == 0:
         return torch.zeros_like(queries), queries.new_full(queries.shape[:3], -torch.inf, dtype=torch.float32)
     index = index.clamp(min=0)
     keys, values = taker.take(index)
-    k_pos = _gathered_positions(p, visit, index, used)
+    k_pos = _gathered_positions(p, index, used, compact)
     valid = k_pos >= 0
-    mask = None if bool(valid.all()) else spread_heads(valid, p)[:, :, None, :]
+    # asking a GPU means waiting for it, which costs more than a mask for few queries
+    no_mask = not (valid.is_cuda and last - first <= FEW_QUERIES) and bool(valid.all())
+    mask = None if no_mask else spread_heads(valid, p)[:, :, None, :]
+    if visited is not None:
+        visited = spread_heads(visited, p)
+        mask = visited if mask is None else mask & visited
     bias = None if p.bias is None else _take_flat(p.bias, index)[:, :, None]
     parts = []
     for turn_q, turn_k, inside in _gathered_rotations(p, q_pos[:, first:last], k_pos):
@@ -79,9 +121,9 @@ def _gathered(
     return merge_states(parts)
 
 
-def _gathered_positions(p: Problem, visit: Gather, index: Tensor, used: Tensor) -> Tensor:
+def _gathered_positions(p: Problem, index: Tensor, used: Tensor, compact: bool) -> Tensor:
     """Positions of the gathered keys, -1 for slots that hold nothing."""
-    if visit.compact:
+    if compact:
         return torch.where(used, used.cumsum(-1) - 1, -1)
     if p.contiguous_from is not None:
         return torch.where(used, index + p.contiguous_from, -1)

@@ -7,9 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from longspan.ops.attend.naive import naive_logits, naive_mask
+from longspan.ops.attend.naive import naive_mask
 from longspan.ops.attend.problem import Problem
-from longspan.visit import Dense, Gather, PerHead
+from longspan.ops.block_sparse.table import table_row
+from longspan.ops.rotary_attention.naive import naive_logits
+from longspan.visit import BlockTable, Dense, Gather, PerHead
 
 
 def last_attention(p: Problem) -> tuple[Tensor, Tensor]:
@@ -37,6 +39,8 @@ def _last_query(p: Problem) -> tuple[Problem, Tensor]:
     """
     B, K, S, _ = p.keys.shape
     last = replace(p, queries=p.queries[:, :, -1:], query_positions=p.query_positions[:, -1:], num_new=1)
+    if isinstance(p.visit, BlockTable):
+        last = replace(last, visit=table_row(p.visit, p.visit.index.shape[2] - 1))
     if not isinstance(p.visit, Gather):
         return last, torch.arange(S, device=p.keys.device).expand(B, 1, S)
     row = p.visit.index[:, :, -1]

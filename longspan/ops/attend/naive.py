@@ -5,39 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longspan.ops.attend.problem import Problem, Rotary
-from longspan.ops.rotary import angles, rotate
-from longspan.visit import Dense, Gather, PerHead, Ranges, Visit
-
-
-def naive_logits(
-    queries: Tensor,
-    keys: Tensor,
-    query_positions: Tensor,
-    key_positions: Tensor,
-    rotary: Rotary | None,
-    scale: float,
-) -> Tensor:
-    """Scaled logits `[B, H, T, S]` of every pair, float32, without mask.
-
-    queries `[B, H, T, D]`, keys `[B, K, S, D]`, query_positions `[B, T]`, key_positions `[B, 1 or K, S]`.
-    """
-    groups = queries.shape[1] // keys.shape[1]
-    if rotary is None:
-        return _dot(queries, keys, groups, scale)
-    q_pos, k_pos = query_positions.clamp(min=0)[:, None], key_positions.clamp(min=0)
-    if not rotary.bands:
-        return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), groups, scale)
-    logits = queries.new_zeros((*queries.shape[:3], keys.shape[2]), dtype=torch.float32)
-    for band in rotary.bands:
-        part = _dot(
-            _turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups, scale
-        )
-        low, high = band.low(query_positions)[:, None, :, None], band.high(query_positions)[:, None, :, None]
-        at = key_positions[:, :, None, :]
-        inside = ((at >= low) & (at < high)).repeat_interleave(_repeats(key_positions, keys, groups), dim=1)
-        logits = torch.where(inside, part, logits)
-    return logits
+from longspan.ops.attend.problem import Problem
+from longspan.ops.block_sparse.naive import block_table_mask
+from longspan.ops.rotary_attention.naive import naive_logits, repeats_of_positions
+from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges, Visit
 
 
 def naive_mask(problem: Problem, visit: Visit | None = None) -> Tensor:
@@ -46,14 +17,18 @@ def naive_mask(problem: Problem, visit: Visit | None = None) -> Tensor:
     B, H, T, S = *p.queries.shape[:3], p.num_tokens
     at, query = p.key_positions[:, :, None, :], p.query_positions[:, None, :, None]
     allowed = (at >= 0) & (query >= 0) & (at <= query)
-    allowed = allowed.repeat_interleave(_repeats(p.key_positions, p.keys, p.num_groups), dim=1).expand(
-        B, H, T, S
-    )
+    allowed = allowed.repeat_interleave(
+        repeats_of_positions(p.key_positions, p.keys, p.num_groups), dim=1
+    ).expand(B, H, T, S)
     if isinstance(visit, Dense):
         return allowed
     if isinstance(visit, Ranges):
         near = (at < visit.sink_tokens) | (query - at < visit.window_tokens)
-        return allowed & near.repeat_interleave(_repeats(p.key_positions, p.keys, p.num_groups), dim=1)
+        return allowed & near.repeat_interleave(
+            repeats_of_positions(p.key_positions, p.keys, p.num_groups), dim=1
+        )
+    if isinstance(visit, BlockTable):
+        return allowed & block_table_mask(p.queries, p.keys, visit)
     if isinstance(visit, Gather):
         chosen = torch.zeros(
             B, visit.index.shape[1], visit.index.shape[2], S + 1, dtype=torch.bool, device=at.device
@@ -91,18 +66,3 @@ def naive_attend(problem: Problem) -> Tensor:
     weights = torch.softmax(logits, dim=-1).nan_to_num(0.0)
     values = p.values.repeat_interleave(p.num_groups, dim=1).float()
     return (weights @ values).to(p.queries.dtype)
-
-
-def _turn(x: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
-    return rotate(x, *angles(positions, rotary.inv_freq, rotary.scaling, x.dtype))
-
-
-def _dot(queries: Tensor, keys: Tensor, groups: int, scale: float) -> Tensor:
-    """Scaled products `[B, H, T, S]`; the query heads of a group share one matrix product with their keys."""
-    B, H, T, D = queries.shape
-    grouped = (queries.float() * scale).reshape(B, H // groups, groups * T, D)
-    return (grouped @ keys.float().transpose(-1, -2)).view(B, H, T, -1)
-
-
-def _repeats(key_positions: Tensor, keys: Tensor, groups: int) -> int:
-    return 1 if key_positions.shape[1] == 1 and keys.shape[1] > 1 else groups

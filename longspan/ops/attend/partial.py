@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from longspan.ops.backend import choose
+
 
 def partial_attend(
     queries: Tensor,
@@ -52,6 +54,12 @@ def partial_attend(
 def _partial_cuda(
     queries: Tensor, keys: Tensor, values: Tensor, additive: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
+    reason = "there is a mask or a bias" if additive is not None else _no_cudnn(queries, keys, values, causal)
+    if choose("partial_attend", {"cudnn": reason, "memory-efficient": None}) == "cudnn":
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            queries, keys, values, None, True, 0.0, causal, False, scale=scale
+        )
+        return out, lse.view(queries.shape[:3])
     groups = queries.shape[1] // keys.shape[1]
     if groups > 1:
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
@@ -65,6 +73,15 @@ def _partial_cuda(
         queries, keys, values, additive, True, 0.0, causal, scale=scale
     )
     return out, lse[:, :, :T].float()
+
+
+def _no_cudnn(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> str | None:
+    """Why cuDNN's attention does not take these tensors; None when it does."""
+    grouped = queries.shape[1] != keys.shape[1]
+    given = torch.backends.cuda.SDPAParams(queries, keys, values, None, 0.0, causal, grouped)
+    if torch.backends.cuda.can_use_cudnn_attention(given, False):
+        return None
+    return f"cuDNN does not take {queries.dtype} with head_dim {queries.shape[3]} here"
 
 
 def merge_states(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

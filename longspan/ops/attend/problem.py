@@ -6,16 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from longspan.visit import Band, Dense, Visit
+from longspan.ops.rotary import Rotary
+from longspan.visit import Dense, Visit
 
-
-@dataclass(frozen=True, kw_only=True)
-class Rotary:
-    """Rotation to apply at attention time, where keys and queries come unrotated."""
-
-    inv_freq: Tensor
-    scaling: float
-    bands: tuple[Band, ...] = ()
+__all__ = ["Problem", "Rotary", "take_heads"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +28,8 @@ class Problem:
         bias: added to the logits, `[B, H or 1, S]`, or None.
         contiguous_from: p when key positions are p, p+1, ... in every row without holes and queries are their tail
             (lets the fast path slice by arithmetic); None otherwise.
+        filled: every place of the store holds a key, so that the order of places alone says what is causal; follows
+            from `contiguous_from`.
     """
 
     queries: Tensor
@@ -47,6 +43,12 @@ class Problem:
     rotary: Rotary | None = None
     bias: Tensor | None = None
     contiguous_from: int | None = None
+    filled: bool = False
+
+    @property
+    def all_real(self) -> bool:
+        """No place holds padding, as far as is known."""
+        return self.filled or self.contiguous_from is not None
 
     @property
     def num_tokens(self) -> int:

@@ -36,7 +36,7 @@ class _Piece:
 def attend_slices(p: Problem, ranges: Ranges | None) -> Part:
     """Output and log-sum-exp of the queries over every key (or a range) up to each."""
     T, past = p.num_new, p.num_tokens - p.num_new
-    plain = p.contiguous_from is not None and ranges is None and not (p.rotary and p.rotary.bands)
+    plain = p.all_real and ranges is None and not (p.rotary and p.rotary.bands)
     block = T if plain and p.bias is None else QUERY_BLOCK_TOKENS
     blocks = []
     for first in range(0, T, block):
@@ -81,7 +81,7 @@ def _attend_piece(p: Problem, piece: _Piece, first: int, last: int, ranges: Rang
 
 def _cuts(p: Problem, piece: _Piece, q_pos: Tensor, ranges: Ranges | None, band: Band | None) -> list[_Piece]:
     """The parts of a piece that its queries visit in a band; those that all of them visit whole need no mask."""
-    if p.contiguous_from is not None and ranges is None and band is None:
+    if p.all_real and ranges is None and band is None:
         return [replace(piece, masked=False)]
     size = piece.stop - piece.start if piece.causal else KEY_BLOCK_TOKENS
     k_pos = p.key_positions[:, :, piece.start : piece.stop]

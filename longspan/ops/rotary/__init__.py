@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from longspan.visit import Band
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Rotation to apply at attention time, where keys and queries come unrotated."""
+
+    inv_freq: Tensor
+    scaling: float
+    bands: tuple[Band, ...] = ()
 
 
 def angles(positions: Tensor, inv_freq: Tensor, scaling: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class FakeContext:
         self.session, self.wrong, self.history = session, wrong, history
         self.asked: list[tuple[str, ...]] = []
         self.kv_bytes, self.num_tokens = 10, 100 + len(history)
-        self.usage = SimpleNamespace(seconds={"read": 1.0})
+        self.usage = SimpleNamespace(seconds={"read": 1.0}, backends=[])
         self.log: list[tuple[str, ...]] = []
 
     def ask(self, question: str, *, answer_prefix: str, **_: Any) -> Any:
@@ -43,7 +43,10 @@ class FakeContext:
         self.log.append(self.history)
         text = "no idea" if number == self.wrong else self.session.parts[number - 1].answer
         usage = SimpleNamespace(
-            generated_tokens=2, seconds={"prefill": 0.1 * number, "decode": 0.5}, peak_kv_bytes=20 + number
+            generated_tokens=2,
+            seconds={"prefill": 0.1 * number, "decode": 0.5},
+            peak_kv_bytes=20 + number,
+            backends=[],
         )
         return SimpleNamespace(text=text, usage=usage)
 

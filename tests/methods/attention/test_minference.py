@@ -27,8 +27,9 @@ from longspan.methods.attention.minference.search import (
     write_patterns,
 )
 from longspan.ops.attend import Problem, attend, naive_attend, naive_logits
+from longspan.ops.block_sparse import block_table_mask
 from longspan.roles import Step
-from longspan.visit import Dense, Gather, PerHead, Ranges
+from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges
 
 D = 16
 
@@ -43,8 +44,9 @@ def make_step(queries: Tensor, keys: Tensor, pads: Sequence[int] = (0,)) -> Step
         positions=positions[:, None],
         num_tokens=S,
         heads=tuple(range(keys.shape[1])),
+        filled=not any(pads),
     )
-    layer: Any = SimpleNamespace(num_groups=queries.shape[1] // keys.shape[1])
+    layer: Any = SimpleNamespace(num_groups=queries.shape[1] // keys.shape[1], scale=1.0)
 
     def logits(q: Tensor, at: Tensor, start: int, stop: int) -> Tensor:
         return naive_logits(q, keys[:, :, start:stop], at, positions[:, None, start:stop], None, 1.0)
@@ -116,9 +118,78 @@ def rows_of(visit: Gather, b: int, h: int, i: int) -> set[int]:
     return set(used)
 
 
-@pytest.mark.parametrize(("T", "S", "block"), [(70, 391, 16), (64, 264, 64), (33, 140, 8)])
-def test_vertical_slash_visits_the_best_columns_and_blocks(T: int, S: int, block: int) -> None:
-    step, past = random_step(T=T, S=S), S - T
+def offset_shares(weights: Tensor, block: int, phase: int) -> list[float]:
+    """What the block m blocks behind its queries gets of each distance that all queries `[t, S]` have, for every m."""
+    t, S = weights.shape
+    distance = torch.arange(S - t + 1)
+    at = sum(weights[r, S - t + r - distance] for r in range(t))
+    centres = (torch.arange(-(-S // block)) * block + phase)[:, None]
+    return ((1 - (distance - centres).abs() / block).clamp(min=0) @ at).tolist()
+
+
+@pytest.mark.parametrize(
+    ("T", "S", "block", "pads"),
+    [
+        (70, 391, 16, (0,)),
+        (64, 264, 64, (0,)),
+        (100, 300, 32, (0,)),
+        (70, 391, 16, (0, 45)),
+        (64, 264, 64, (70,)),
+    ],
+)
+def test_table_holds_the_best_columns_and_blocks(T: int, S: int, block: int, pads: tuple[int, ...]) -> None:
+    step, past = random_step(B=len(pads), T=T, S=S, pads=pads), S - T
+    visit = visit_patterns(step, [("vertical_slash", 40, 2 * block - 1)] * 4, block)
+    assert isinstance(visit, BlockTable) and visit.block_tokens == block and visit.columns is not None
+    assert (visit.first_place is None) == (pads == (0,))
+    mask = block_table_mask(step.queries, step.store.keys, visit)
+    for row, h in ((row, h) for row in range(len(pads)) for h in range(4)):
+        pad = pads[row]
+        alone = make_step(step.queries[row : row + 1], step.store.keys[row : row + 1, :, pad:])
+        weights = last_weights(alone, 0, h)
+        got = torch.nn.functional.pad(weights[:, : past - pad].sum(0), (pad, 0))
+        got[pad : pad + 30] = torch.inf
+        verticals = got.topk(40).indices.sort().values
+        assert visit.columns.shape[2] == 1, "one estimate serves the whole chunk"
+        assert visit.columns[row, h, 0].tolist() == verticals.tolist()
+        shares = offset_shares(weights, block, past % block)
+        for i in range(-(-T // block)):
+            stop = min(T, (i + 1) * block) + past
+            own = list(range(past // block, (stop - 1) // block + 1))
+            used = visit.index[row, h, i, : visit.counts[row, h, i]].tolist()
+            assert used[: len(own)] == own
+            assert bool(mask[row, h, stop - past - 1, past:stop].all()), "its own chunk is visited densely"
+            before = range(pad // block, past // block)
+            best = sorted(
+                before,
+                key=lambda j: -shares[past // block + i - j] if past // block + i - j < len(shares) else 0,
+            )
+            assert set(used[len(own) :]) == set(best[:2])
+
+
+def without_table(why: str) -> tuple[Step, int]:
+    """A step and a size of blocks that no table can serve."""
+    if why == "before rotation":
+        return replace(random_step(T=70, S=391), rotated=False), 16
+    if why == "blocks of 8":
+        return random_step(T=33, S=140), 8
+    if why == "blocks of 256":
+        return random_step(T=70, S=1391), 256
+    step: Any = random_step(T=70, S=391)
+    step.store.filled = False
+    if why == "positions per head":
+        step.store.positions = step.store.positions.repeat(1, 2, 1)
+    else:
+        step.store.positions[0, 0, 200] = -1
+    return step, 16
+
+
+@pytest.mark.parametrize(
+    "why", ["before rotation", "blocks of 8", "blocks of 256", "positions per head", "a hole in the middle"]
+)
+def test_gathers_the_best_columns_and_blocks_where_no_table_can_serve(why: str) -> None:
+    step, block = without_table(why)
+    T, past = step.num_new, step.num_past
     visit = visit_patterns(step, [("vertical_slash", 40, 2 * block - 1)] * 4, block)
     assert isinstance(visit, Gather) and visit.query_block_tokens == block
     columns, blocks = estimate_vertical_slash(step, block)
@@ -137,13 +208,31 @@ def test_finds_a_planted_column_and_a_planted_diagonal_far_from_both_ends() -> N
     queries, keys = torch.zeros(1, 2, T, 256), (codes * 30)[None, None].clone()
     queries[0, 0] = codes[column]  # head 0: every query looks at one token
     queries[0, 1] = codes[S - T - distance : S - distance]  # head 1: every query looks `distance` back
-    visit = visit_patterns(make_step(queries, keys), [("vertical_slash", 40, 128)] * 2, 64)
-    assert isinstance(visit, Gather)
-    for i in range(2):
-        assert column in rows_of(visit, 0, 0, i)
-        seen = {S - T + i * 64 + u - distance for u in range(64)}
-        assert seen <= rows_of(visit, 0, 1, i)
-        assert not seen <= rows_of(visit, 0, 0, i), "each head has an index of its own"
+    step = make_step(queries, keys)
+    visit = visit_patterns(step, [("vertical_slash", 40, 128)] * 2, 64)
+    assert isinstance(visit, BlockTable)
+    mask = block_table_mask(queries, keys, visit)[0]
+    assert bool(mask[0, :, column].all())
+    query = torch.arange(T)
+    looked_at = S - T + query - distance
+    assert bool(mask[1, query, looked_at].all())
+    assert not bool(mask[0, query, looked_at].all()), "each head has an index of its own"
+    assert int(mask[..., : S - T].sum(-1).max()) <= 40 + 128
+
+
+def test_heads_with_different_budgets_get_tables_of_their_own() -> None:
+    step = random_step(T=70, S=391)
+    few, many = ("vertical_slash", 40, 16), ("vertical_slash", 60, 48)
+    visit = visit_patterns(step, [few, many, many, few], 16)
+    assert isinstance(visit, PerHead) and [heads for heads, _ in visit.parts] == [(0, 3), (1, 2)]
+    for (heads, part), pattern in zip(visit.parts, (few, many), strict=True):
+        whole = visit_patterns(step, [pattern] * 4, 16)
+        assert isinstance(part, BlockTable) and isinstance(whole, BlockTable)
+        assert part.columns is not None and whole.columns is not None
+        assert part.columns.shape[1:] == (2, 1, pattern[1])
+        assert torch.equal(part.columns, whole.columns[:, heads])
+        assert torch.equal(part.index, whole.index[:, heads])
+        assert torch.equal(part.counts, whole.counts[:, heads])
 
 
 def test_padding_is_never_preferred_and_changes_no_choice() -> None:
@@ -203,7 +292,7 @@ def test_mixed_patterns_attend_like_the_naive_twin(T: int, S: int, pads: tuple[i
 def test_dense_where_the_budget_covers_the_past() -> None:
     step = random_step(T=70, S=391)
     assert visit_patterns(step, [("vertical_slash", 300, 21)] * 4, 16) == Dense()
-    assert isinstance(visit_patterns(step, [("vertical_slash", 300, 20)] * 4, 16), Gather)
+    assert isinstance(visit_patterns(step, [("vertical_slash", 300, 20)] * 4, 16), BlockTable)
     assert visit_patterns(step, [("a_shape", 191, 200)] * 4, 16) == Dense()
     assert visit_patterns(step, [("block_sparse", 321, 0)] * 4, 16) == Dense()
 

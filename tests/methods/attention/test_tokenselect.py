@@ -45,6 +45,10 @@ class Store:
     def num_tokens(self) -> int:
         return self.keys.shape[2]
 
+    @property
+    def filled(self) -> bool:
+        return bool((self.positions >= 0).all())
+
 
 def step_of(
     queries: Tensor,

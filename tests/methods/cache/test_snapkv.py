@@ -38,6 +38,10 @@ class Store:
     def num_tokens(self) -> int:
         return self.keys.shape[2]
 
+    @property
+    def filled(self) -> bool:
+        return bool((self.positions >= 0).all())
+
     def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
         keys = self.keys.repeat_interleave(queries.shape[1] // self.keys.shape[1], 1)
         return queries @ keys[:, :, start:stop].transpose(-1, -2) * HEAD_DIM**-0.5

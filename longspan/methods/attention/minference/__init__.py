@@ -7,12 +7,16 @@ mean(K_block).
 
 Paper: MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention (2024).
 
-Differs from the paper: the text is read in chunks, and a chunk's own tokens are visited densely (but by A-shape
-heads), so budgets are spent on the tokens before it. Diagonals are chosen as blocks of 64 x 64, ranked by the
-attention that such a block is expected to catch (each diagonal weighted by its share of the block), instead of one by
-one and widened to blocks later. A pattern covers the past at short length: attention is dense then. Heads without a
-searched pattern are vertical-slash, as in the configurations the authors ship; `search.search_patterns` is the
-offline search.
+Differs from the paper: the text is read in chunks, and a chunk's own tokens are visited densely (but by
+A-shape heads), so budgets are spent on the tokens before it. Diagonals are chosen as blocks of 64 x 64,
+ranked by the attention that such a block is expected to catch (each diagonal weighted by its share of the
+block), instead of one by one and widened to blocks later. Blocks of keys begin at multiples of
+`block_tokens`, so the block with the chunk's first token may hold some of the past on top of the budget; the
+visit is a `BlockTable`, which the GPU kernels serve. Where keys are kept before rotation, padding is not only
+at the left, or blocks are not of 16, 32, 64 or 128 tokens, single tokens are gathered instead, and blocks are
+counted from the end of the past; block-sparse heads are always served so. A pattern covers the past at short
+length: attention is dense then. Heads without a searched pattern are vertical-slash, as in the configurations
+the authors ship; `search.search_patterns` is the offline search.
 
 Fails when: attention is spread thinly over the past, or what the last 64 queries of a chunk look at is not what its
 other queries need. The estimate costs 64 queries over the whole past, so prefill stays quadratic with a factor of

@@ -1,5 +1,8 @@
 """The online part of MInference: from a step and one pattern per head to the tokens that are visited.
 
+Vertical-slash heads get a `BlockTable`, which the kernels serve, wherever its places can stand for distances:
+keys stored rotated, padding at the left only. Else, and for block-sparse heads, single tokens are gathered.
+
 Axis legend: B batch, T query tokens, S stored tokens, P past tokens, b block_tokens, NQ blocks of queries, NP blocks of
 the past, H query heads, K kv heads, h some heads, D head dim.
 """
@@ -11,8 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from longspan.ops.estimate.blocks import BLOCKS
+from longspan.ops.estimate.vertical_slash_table import vertical_slash_table
 from longspan.roles import Step
-from longspan.visit import Dense, Gather, PerHead, Ranges, Visit
+from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges, Visit, visit_of_heads
 
 ESTIMATE_QUERIES = 64  # the authors' last_q
 ALWAYS_VERTICAL_TOKENS = 30  # the authors keep the first 30 columns whatever the estimate says
@@ -30,15 +35,17 @@ def visit_patterns(step: Step, patterns: Sequence[HeadPattern], block_tokens: in
             step.store.num_tokens if pattern[0] == "a_shape" else step.num_past
         )
         groups.setdefault(("dense", 0, 0) if covered else pattern, []).append(head)
-    estimate = None
-    if any(pattern[0] == "vertical_slash" for pattern in groups):
-        estimate = estimate_vertical_slash(step, block_tokens)
+    slashed = any(pattern[0] == "vertical_slash" for pattern in groups)
+    tabled, first_place = _table_places(step, block_tokens) if slashed else (False, None)
+    estimate = estimate_vertical_slash(step, block_tokens) if slashed and not tabled else None
     parts: list[tuple[tuple[int, ...], Visit]] = []
     for pattern, heads in groups.items():
         if pattern[0] == "dense":
             part: Visit = Dense()
         elif pattern[0] == "a_shape":
             part = Ranges(sink_tokens=pattern[1], window_tokens=max(1, pattern[2]))
+        elif pattern[0] == "vertical_slash" and tabled:
+            part = visit_of_heads(_table(step, block_tokens, pattern, first_place), heads, len(patterns))
         elif pattern[0] == "vertical_slash":
             assert estimate is not None
             columns, blocks = (x[:, heads] for x in estimate)
@@ -47,6 +54,36 @@ def visit_patterns(step: Step, patterns: Sequence[HeadPattern], block_tokens: in
             part = _gather(step, block_tokens, block_scores(step, block_tokens)[:, heads], pattern[1])
         parts.append((tuple(heads), part))
     return parts[0][1] if len(parts) == 1 else PerHead(parts=tuple(parts))
+
+
+def _table_places(step: Step, block_tokens: int) -> tuple[bool, Tensor | None]:
+    """Whether a table can say what the step visits, and its `first_place`."""
+    if not step.rotated or block_tokens not in BLOCKS:
+        return False, None
+    if step.store.filled:  # known without asking the device
+        return True, None
+    positions = step.store.positions
+    if positions.shape[1] > 1:  # a table has one first place for all heads
+        return False, None
+    real = positions[:, 0] >= 0
+    first_place = (~real).sum(-1)
+    at_left = real == (torch.arange(real.shape[1], device=real.device) >= first_place[:, None])
+    return bool(at_left.all()), first_place.int()
+
+
+def _table(step: Step, block_tokens: int, pattern: HeadPattern, first_place: Tensor | None) -> BlockTable:
+    """Vertical-slash with the budgets of `pattern`, for all heads of the slab."""
+    return vertical_slash_table(
+        step.queries,
+        step.store.keys,
+        scale=step.layer.scale,
+        vertical_tokens=pattern[1],
+        slash_tokens=pattern[2],
+        block_tokens=block_tokens,
+        last_queries=ESTIMATE_QUERIES,
+        first_tokens=ALWAYS_VERTICAL_TOKENS,
+        first_place=first_place,
+    )
 
 
 def estimate_vertical_slash(step: Step, block_tokens: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Speed of the kernels on a GPU against the strongest dense baseline there: see `__main__`."""

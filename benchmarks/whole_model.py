@@ -1,0 +1,207 @@
+"""A whole model on one GPU: time to first token, milliseconds a token and peak memory, stock against specs.
+
+    python -m benchmarks.whole_model --tokens 131072 524288 --out benchmarks/results/whole_model.json
+
+The model has the shape of Llama-3.1-8B and random weights (no download). With random weights what is chosen means
+nothing: every spec has fixed budgets, and only time and memory are compared. Stock is transformers with
+`attn_implementation="sdpa"`, the whole text in one forward and then one token at a time with its own cache; where that does
+not fit into memory the row says so. "dense" is longspan without a method: cuDNN attention over an in-place cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import longspan
+from longspan.engine.model import SpanModel
+from longspan.evaluation.provenance import commit
+from longspan.ops.backend import backend_rows
+
+RESULTS = Path(__file__).parent / "results" / "whole_model.json"
+SPECS = (
+    "dense",
+    "minference()",
+    "tokenselect(positions=stored)",
+    "snapkv(keep=0.25)",
+    "on(phase=prefill, minference()) + on(phase=decode, tokenselect(positions=stored)) + snapkv(keep=0.25)",
+)
+GATE_TOKENS = 600
+
+
+def make_model(num_layers: int) -> LlamaForCausalLM:
+    """Llama-3.1-8B's shape in bfloat16 with random weights, made on the GPU."""
+    config = LlamaConfig(
+        hidden_size=4096,
+        num_hidden_layers=num_layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=14336,
+        vocab_size=128256,
+        max_position_embeddings=2**20,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        attn_implementation="sdpa",
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model = model.to_empty(device="cuda").eval()
+    torch.manual_seed(0)
+    for name, weight in model.named_parameters():
+        weight.data.fill_(1.0) if "norm" in name else weight.data.normal_(std=0.02)
+    rotary = model.model.rotary_emb
+    rotary.__init__(config, device="cuda")  # its buffers are not parameters and were left empty
+    return model
+
+
+def check(model: LlamaForCausalLM, span: SpanModel, ids: Tensor) -> float:
+    """Largest difference of the logits between stock and longspan's dense reading, relative to the largest logit."""
+    with torch.no_grad():
+        stock = model(ids[None, :GATE_TOKENS].cuda()).logits[0].float()
+    ours = torch.cat([part for _, part in span.logits(ids[:GATE_TOKENS], chunk_tokens=256)]).cuda()
+    error = float((ours - stock).abs().max() / stock.abs().max())
+    if not error < 5e-2:
+        raise SystemExit(
+            f"the correctness gate failed: logits differ by {error:.2e} of the largest; nothing was timed"
+        )
+    return error
+
+
+def stock_run(model: LlamaForCausalLM, ids: Tensor, num_new: int) -> dict[str, Any]:
+    """Stock transformers: one forward over the text, then token by token."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+
+    def step(tokens: Tensor) -> Tensor:
+        return (
+            model(tokens[None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+            .logits[0, -1]
+            .argmax()[None]
+        )
+
+    with torch.no_grad():
+        return _timed(lambda: step(ids.cuda()), step, num_new)
+
+
+def span_run(span: SpanModel, ids: Tensor, num_new: int) -> dict[str, Any]:
+    """longspan: the text is read in chunks, the last token is asked, then token by token."""
+    reader = span.reader()
+    runs: list[Any] = []
+
+    def read() -> Tensor:
+        run = reader.prefill(reader.new_run(num_tokens=len(ids) + num_new), [ids[:-1]])
+        runs.append(run)
+        return step(ids[-1:])
+
+    def step(tokens: Tensor) -> Tensor:
+        logits = reader.advance(runs[0], tokens)
+        assert logits is not None
+        return logits[0].argmax()[None]
+
+    found = _timed(read, step, num_new)
+    found["kv_bytes"] = runs[0].kv_bytes
+    found["backends"] = backend_rows(runs[0].backends)
+    return found
+
+
+def _timed(first: Callable[[], Tensor], step: Callable[[Tensor], Tensor], num_new: int) -> dict[str, Any]:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    token = first()
+    torch.cuda.synchronize()
+    to_first = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated()
+    token = step(token)  # kernels of a decoding step are compiled here
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(num_new):
+        token = step(token)
+    torch.cuda.synchronize()
+    return {
+        "seconds_to_first_token": round(to_first, 3),
+        "ms_per_token": round(1e3 * (time.perf_counter() - start) / num_new, 2),
+        "peak_bytes": max(peak, torch.cuda.max_memory_allocated()),
+        "prefill_peak_bytes": peak,
+    }
+
+
+def run_case(name: str, call: Callable[[], dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    """One row; a case that does not fit into memory says so."""
+    try:
+        found = call()
+    except torch.OutOfMemoryError:
+        found = {"skipped": "does not fit into the GPU's memory"}
+    gc.collect()
+    torch.cuda.empty_cache()
+    row = {"op": "whole_model", "case": name, **found, **facts}
+    shown = {key: value for key, value in row.items() if key not in ("backends", *facts)}
+    print(facts["tokens"], json.dumps(shown), flush=True)
+    return row
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=[131072, 524288])
+    parser.add_argument("--specs", nargs="+", default=list(SPECS), help='specs, "stock" is run before them')
+    parser.add_argument(
+        "--no-stock-from", type=int, default=10**9, help="leave stock out from this many tokens on"
+    )
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; this benchmark needs one")
+    model = make_model(given.layers)
+    ids = torch.randint(0, 128256, (max(given.tokens),), generator=torch.Generator().manual_seed(0))
+    span = longspan.load(model)
+    gate = check(model, span, ids)
+    span_run(span, ids[:8192], 2)  # warm-up
+    facts = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "layers": given.layers,
+        "new_tokens": given.new_tokens,
+        "gate_max_difference": round(gate, 5),
+        "commit": commit(),
+    }
+    print(facts, flush=True)
+    rows: list[dict[str, Any]] = []
+    for tokens in given.tokens:
+        text, known = ids[:tokens], {"tokens": tokens, **facts}
+        if tokens < given.no_stock_from:
+            span.detach()
+            rows.append(run_case("stock", lambda t=text: stock_run(model, t, given.new_tokens), known))
+            span = longspan.load(model)
+        for spec in given.specs:
+            under = span.with_methods(spec)
+            rows.append(run_case(spec, lambda s=under, t=text: span_run(s, t, given.new_tokens), known))
+            write(rows, given.out)
+    print(f"wrote {len(rows)} rows to {given.out}")
+
+
+if __name__ == "__main__":
+    main()
