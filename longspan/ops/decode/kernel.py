@@ -1,9 +1,10 @@
 # mypy: disable-error-code="no-untyped-def"
-"""The kernel: one balanced list of key tiles over all heads, an even share of it for each program.
+"""The kernel: the key tiles of every head are cut into runs of one length, a program takes a run.
 
-The tiles of head 0, then of head 1 and so on are numbered through. Program p of P takes the p-th of P
-equal parts of this list, whatever heads it crosses, and leaves one partial result per head in slot `p + head`: from one piece to the next
-the program, the head or both go up, so no two pieces share a slot, and the slots of a head lie side by side.
+The length is the least for which the runs of all heads are no more than the programs. Run i of the list (head 0's first)
+leaves its partial result in slot i, so the slots of a head lie side by side. A program keeps to one head: with a loop over
+heads around the pipelined loop, programs that crossed from one to the next were wrong under triton 3.6 on a GPU, and right
+in the interpreter.
 """
 
 from __future__ import annotations
@@ -19,33 +20,22 @@ MOST_QUERIES = tl.constexpr(16)
 
 
 @triton.jit
-def _program_of(tile, share, extra):
-    """Who takes a tile when the first `extra` programs have one more than `share`."""
-    inside = tile < extra * (share + 1)
-    return tl.where(inside, tile // (share + 1), extra + (tile - extra * (share + 1)) // tl.maximum(share, 1))
-
-
-@triton.jit
-def _share_of_list(
-    program, heads, tiles, num_heads, num_programs, first, count, WAVE: tl.constexpr, LEAST_TILES: tl.constexpr
-):  # fmt: skip
-    """First tile of a program and the one behind its last; the first program also says which slots each head has."""
+def _runs(heads, tiles, num_heads, num_programs, first, count, WAVE: tl.constexpr, LEAST_TILES: tl.constexpr):
+    """Tiles of a run, and the number of runs up to the end of each head; the first program also says which slots each
+    head has."""
     total = tl.sum(tiles, 0)
-    ends = tl.cumsum(tiles, 0)
     # whole waves of programs, more than one only where each program keeps enough to do
     waves = tl.maximum(total // (WAVE * LEAST_TILES), 1)
     active = tl.minimum(waves * WAVE, num_programs)
-    share = total // active
-    extra = total - share * active
+    most = tl.maximum(active - num_heads, 1)  # rounding up costs every head less than one run
+    size = tl.maximum((total + most - 1) // most, 1)
+    runs = (tiles + size - 1) // size
+    ends = tl.cumsum(runs, 0)
     if tl.program_id(0) == 0:
-        first_program = _program_of(ends - tiles, share, extra)
-        last_program = _program_of(ends - 1, share, extra)
         inside = heads < num_heads
-        tl.store(first + heads, first_program + heads, mask=inside)
-        tl.store(count + heads, tl.where(tiles > 0, last_program - first_program + 1, 0), mask=inside)
-    begin = program * share + tl.minimum(program, extra)
-    end = begin + share + (program < extra).to(tl.int32)
-    return begin, tl.where(program < active, end, begin)
+        tl.store(first + heads, ends - runs, mask=inside)
+        tl.store(count + heads, runs, mask=inside)
+    return size, ends
 
 
 @triton.jit
@@ -118,44 +108,40 @@ def decode_kernel(
     program = tl.program_id(0) // ROW_TILES
     heads = tl.arange(0, HEADS)
     tiles = (held_tokens(lengths, starts, heads, num_heads, capacity, FORM) + BLOCK - 1) // BLOCK
-    at, end = _share_of_list(program, heads, tiles, num_heads, num_programs, first, count, WAVE, LEAST_TILES)
-    if at < end:
-        ends = tl.cumsum(tiles, 0)
-        first_head = tl.sum((ends <= at).to(tl.int32), 0)
-        last_head = tl.sum((ends < end).to(tl.int32), 0)
-        head_begin = tl.sum(tl.where(heads < first_head, tiles, 0), 0)
+    size, ends = _runs(heads, tiles, num_heads, num_programs, first, count, WAVE, LEAST_TILES)
+    head = tl.sum((ends <= program).to(tl.int32), 0)
+    if head < num_heads:
+        runs_before = tl.max(tl.where(heads < head, ends, 0), 0)
+        at = (program - runs_before) * size
         row = (tl.program_id(0) - program * ROW_TILES) * ROWS + tl.arange(0, ROWS)
         query = row % num_queries
         columns = tl.arange(0, D_POW2)
         there = (row < G * num_queries)[:, None] & (columns < D)[None, :]
-        for head in tl.range(first_head, last_head + 1, num_stages=1):
-            b = (head // kv_heads).to(tl.int64)
-            kv_head = head % kv_heads
-            length = held_tokens(lengths, starts, head, num_heads, capacity, FORM)
-            start = 0
-            if FORM == POOL:
-                start = tl.load(starts + head)
-            entries = table
-            if FORM >= PAGED:
-                entries = table + b * table_0 + kv_head * table_1
-            batch = b * (1 - SHARED)
-            own_tree = tree
-            if TREE:
-                own_tree = tree + b * tree_0
-            q_head = (kv_head * G + row // num_queries).to(tl.int64)
-            q_row = q + b * q_0 + q_head * q_1 + query * q_2
-            queries = tl.load(q_row[:, None] + columns[None, :], mask=there, other=0.0)
-            head_tiles = (length + BLOCK - 1) // BLOCK
-            stop = tl.minimum(end - head_begin, head_tiles)
-            acc, top, weights = _visit(
-                queries, _own_bits(own_tree, query, num_queries, TREE), at - head_begin, stop, k, v, k_tma, v_tma,
-                (k_0, k_1, k_2), (v_0, v_1, v_2), batch, kv_head, length, start, entries, num_entries, limit,
-                num_queries, scale_log2, D, D_POW2, ROWS, BLOCK, STAGES, FORM, PAGE, TMA,
-            )  # fmt: skip
-            safe = tl.where(weights > 0, weights, 1.0)
-            lse = tl.where(weights > 0, (top + tl.log2(safe)) * LN2, float("-inf"))
-            slot = (program + head).to(tl.int64) * (G * num_queries) + row
-            tl.store(part_lse + slot, lse, mask=row < G * num_queries)
-            tl.store(part_out + slot[:, None] * D + columns[None, :], acc / safe[:, None], mask=there)
-            at = head_begin + stop
-            head_begin += head_tiles
+        b = (head // kv_heads).to(tl.int64)
+        kv_head = head % kv_heads
+        length = held_tokens(lengths, starts, head, num_heads, capacity, FORM)
+        start = 0
+        if FORM == POOL:
+            start = tl.load(starts + head)
+        entries = table
+        if FORM >= PAGED:
+            entries = table + b * table_0 + kv_head * table_1
+        batch = b * (1 - SHARED)
+        own_tree = tree
+        if TREE:
+            own_tree = tree + b * tree_0
+        q_head = (kv_head * G + row // num_queries).to(tl.int64)
+        q_row = q + b * q_0 + q_head * q_1 + query * q_2
+        queries = tl.load(q_row[:, None] + columns[None, :], mask=there, other=0.0)
+        head_tiles = (length + BLOCK - 1) // BLOCK
+        stop = tl.minimum(at + size, head_tiles)
+        acc, top, weights = _visit(
+            queries, _own_bits(own_tree, query, num_queries, TREE), at, stop, k, v, k_tma, v_tma,
+            (k_0, k_1, k_2), (v_0, v_1, v_2), batch, kv_head, length, start, entries, num_entries, limit,
+            num_queries, scale_log2, D, D_POW2, ROWS, BLOCK, STAGES, FORM, PAGE, TMA,
+        )  # fmt: skip
+        safe = tl.where(weights > 0, weights, 1.0)
+        lse = tl.where(weights > 0, (top + tl.log2(safe)) * LN2, float("-inf"))
+        slot = program.to(tl.int64) * (G * num_queries) + row
+        tl.store(part_lse + slot, lse, mask=row < G * num_queries)
+        tl.store(part_out + slot[:, None] * D + columns[None, :], acc / safe[:, None], mask=there)

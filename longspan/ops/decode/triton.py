@@ -156,11 +156,10 @@ def _launch(
     wave = config.programs_per_sm * _num_sms(q.device)
     most_tiles = most_tokens // block + num_heads
     waves = min(config.most_waves, max(1, most_tiles // (wave * config.least_tiles)))
-    programs = min(waves * wave, most_tiles)
-    num_slots = programs + num_heads - 1
+    programs = max(min(waves * wave, most_tiles), num_heads)
     # float32 scratch for the pieces: their rows, their log-sum-exps, and which pieces belong to which head
-    part_out = q.new_empty(num_slots, G * T, D, dtype=torch.float32)
-    part_lse = q.new_empty(num_slots, G * T, dtype=torch.float32)
+    part_out = q.new_empty(programs, G * T, D, dtype=torch.float32)
+    part_lse = q.new_empty(programs, G * T, dtype=torch.float32)
     first, count = q.new_empty(2, num_heads, dtype=torch.int32)
     out = q.new_empty(B, H, T, D)
     lse = q.new_empty(B, H, T, dtype=torch.float32)
