@@ -105,6 +105,8 @@ Visit = Dense | Ranges | Gather | BlockTable | PerHead
 def visit_of_heads(visit: Visit, heads: Sequence[int], num_heads: int) -> Visit:
     """A visit of `num_heads` query heads, for some of them. `visit` is not a `PerHead`."""
     assert not isinstance(visit, PerHead), "a part of PerHead is never a PerHead itself"
+    if list(heads) == list(range(num_heads)):  # indexing by a list would wait for a GPU
+        return visit
 
     def take(x: Tensor) -> Tensor:
         groups = num_heads // x.shape[1]

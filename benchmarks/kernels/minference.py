@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,27 +27,30 @@ from longspan.spec import resolve
 from longspan.visit import BlockTable, visit_of_heads
 
 SIZES = (4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576)
+SPECS = ("minference()", "minference(block_tokens=128)")
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 TOKENS_AT_ONCE = 131072  # short texts are read by so many layers that together they hold this many tokens
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    for tokens in (8192, 32768) if quick else SIZES:
+    sizes = (8192, 32768) if quick else SIZES
+    for spec, tokens in [(spec, tokens) for spec in SPECS for tokens in sizes]:
         q, k, v = random_qkv(tokens, tokens)
         layers = max(1, TOKENS_AT_ONCE // tokens)
         yield Case(
             op="minference",
-            case="minference() in attention",
+            case=f"{spec} in attention",
             tokens=tokens,
-            error=lambda q=q, k=k, v=v: worst_error(q, k, v),
+            error=lambda q=q, k=k, v=v, s=spec: worst_error(s, q, k, v),
             tolerance=1e-2,
-            ours=[lambda q=q, k=k, v=v, n=layers: [read_layer("minference", q, k, v) for _ in range(n)]],
+            ours=[lambda q=q, k=k, v=v, n=layers, s=spec: [read_layer(s, q, k, v) for _ in range(n)]],
             baseline=[lambda q=q, k=k, v=v, n=layers: [cudnn_prefill(q, k, v) for _ in range(n)]],
             baseline_name=CUDNN,
             facts={"layers_in_a_row": layers, "chunk_tokens": CHUNK_TOKENS["cuda"]},
         )
 
 
+@cache
 def one_layer_plan(spec: str, num_layers: int = 1) -> Plan:
     """A plan for layers without rotary embedding (queries and keys come rotated), outside any model."""
     layers = tuple(
@@ -94,10 +98,10 @@ def read_layer(spec: str, q: Tensor, k: Tensor, v: Tensor, problems: list[Proble
     return out
 
 
-def worst_error(q: Tensor, k: Tensor, v: Tensor) -> float:
+def worst_error(spec: str, q: Tensor, k: Tensor, v: Tensor) -> float:
     """Error of the last rows of the first, the middle and the last chunk, against the naive twin, for one kv head."""
     problems: list[Problem] = []
-    out = read_layer("minference", q, k, v, problems)
+    out = read_layer(spec, q, k, v, problems)
     starts = [sum(p.num_new for p in problems[:i]) for i in range(len(problems))]
     return max(
         _row_error(problems[i], out[:, :, starts[i] : starts[i] + problems[i].num_new])

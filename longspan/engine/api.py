@@ -45,7 +45,7 @@ def load(
         dtype: default float32 on a CPU (bfloat16 there is many times slower), the checkpoint's own elsewhere.
         device: default "cuda" where there is one, else "cpu".
         tokenizer: for a loaded model, or instead of the folder's own.
-        chunk_tokens: tokens per forward while reading; default 1024 on a CPU, 4096 on a GPU.
+        chunk_tokens: tokens per forward while reading; default 1024 on a CPU, 8192 on a GPU.
         local_files_only: never ask the hub.
 
     Raises:

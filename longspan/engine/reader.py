@@ -16,7 +16,7 @@ from longspan.model_info import ModelInfo
 from longspan.ops.backend import watch_backends
 from longspan.roles import Steering, Step
 
-CHUNK_TOKENS = {"cpu": 1024, "cuda": 4096}
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 def rechunk(pieces: Iterable[Tensor], chunk_tokens: int) -> Iterator[Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from longspan.ops.attend import Problem, Rotary, attend, last_attention, naive_attend
-from longspan.ops.attend.partial import merge_states, partial_attend
+from longspan.ops.attend.partial import partial_attend
+from longspan.ops.merge_states import merge_states
 from longspan.visit import Band, BlockTable, Dense, Gather, PerHead, Ranges, Visit
 
 D = 16

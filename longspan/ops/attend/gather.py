@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longspan.ops.attend.partial import merge_states, partial_attend
+from longspan.ops.attend.partial import partial_attend
 from longspan.ops.attend.problem import Problem
 from longspan.ops.attend.slices import (
     Part,
@@ -21,6 +21,7 @@ from longspan.ops.attend.slices import (
 )
 from longspan.ops.block_sparse.naive import block_table_mask
 from longspan.ops.block_sparse.table import table_row
+from longspan.ops.merge_states import merge_states
 from longspan.visit import BlockTable, Gather
 
 FEW_QUERIES = 16  # of a decoding step

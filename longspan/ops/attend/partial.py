@@ -1,4 +1,4 @@
-"""Attention over one piece of the keys with its log-sum-exp, and the merge of pieces."""
+"""Attention over one piece of the keys, with its log-sum-exp."""
 
 from __future__ import annotations
 
@@ -82,15 +82,3 @@ def _no_cudnn(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> st
     if torch.backends.cuda.can_use_cudnn_attention(given, False):
         return None
     return f"cuDNN does not take {queries.dtype} with head_dim {queries.shape[3]} here"
-
-
-def merge_states(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Combine partial attentions over disjoint keys: outputs `[B, H, T, D]` and log-sum-exps `[B, H, T]`."""
-    if len(parts) == 1:
-        return parts[0]
-    lses = torch.stack([lse for _, lse in parts])
-    total = torch.logsumexp(lses, dim=0)
-    safe = torch.where(total == -torch.inf, 0.0, total)
-    out = sum(part.float() * (lse - safe).exp()[..., None] for part, lse in parts)
-    assert isinstance(out, Tensor)
-    return out.to(parts[0][0].dtype), total

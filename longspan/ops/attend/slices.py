@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from longspan.ops.attend.partial import merge_states, partial_attend
+from longspan.ops.attend.partial import partial_attend
 from longspan.ops.attend.problem import Problem, Rotary
+from longspan.ops.merge_states import merge_states
 from longspan.ops.rotary import angles, rotate
 from longspan.visit import Band, Ranges
 
