@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from longspan.ops.backend import choose, triton_reason
+from longspan.ops.block_sparse.flex import flex_block_sparse_prefill, flex_reason
 from longspan.ops.block_sparse.gluon import gluon_block_sparse_prefill, gluon_reason
 from longspan.ops.block_sparse.naive import block_table_mask, naive_block_sparse_prefill
 from longspan.ops.block_sparse.table import BlockTable, check_table
@@ -31,7 +32,8 @@ def block_sparse_prefill(
         k_BKSD, v_BKSD: stored keys and values `[B, K, S, D]` of q's dtype, H a multiple of K.
         table: which keys each query visits; its tensors on q's device. Entries out of range visit nothing.
         scale: above 0; logits are `scale * q @ k`.
-        backend: "gluon" (Hopper), "triton", "cpu" or "naive"; None for the first that can.
+        backend: "gluon" (Hopper), "triton", "cpu" or "naive"; None for the first that can; or "flex", PyTorch's FlexAttention,
+            only when named.
 
     Returns:
         Output `[B, H, T, D]` in q's dtype and log-sum-exp `[B, H, T]` (natural log, float32); 0 and -inf for a query that
@@ -51,7 +53,11 @@ def block_sparse_prefill(
         "cpu": _cpu_reason(q_BHTD, grad),
         "naive": None,
     }
+    if backend == "flex":
+        candidates["flex"] = flex_reason(*tensors, table)
     chosen = choose("block_sparse", candidates, backend)
+    if chosen == "flex":
+        return flex_block_sparse_prefill(*tensors, table, scale=scale)
     if chosen == "gluon":
         return gluon_block_sparse_prefill(*tensors, table, scale=scale)
     if chosen == "triton" and grad:
