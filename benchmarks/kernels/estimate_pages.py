@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks.kernels.baselines import CUDNN, cudnn_decode, random_qkv
 from benchmarks.kernels.harness import Case, relative_error
-from longspan.ops.decode import gather_decode
+from longspan.ops.backend import Choice, watch_backends
+from longspan.ops.decode.paged import page_decode
 from longspan.ops.estimate.pages import minmax_pages, naive_page_scores, page_scores
 from longspan.ops.estimate.select import select_pages, top_k
 
@@ -97,16 +98,20 @@ def _step(sets: list[tuple[Tensor, Tensor, Tensor]], tokens: int, page_tokens: i
     k = BUDGET_TOKENS // page_tokens
     paged = [(*qkv, minmax_pages(qkv[1], page_tokens)) for qkv in sets]
 
-    def choose(q: Tensor, pages: tuple[Tensor, Tensor]) -> Tensor:
-        return select_pages(q, pages, k, kind="minmax", **ALWAYS)
-
     def ours(q: Tensor, keys: Tensor, values: Tensor, pages: tuple[Tensor, Tensor]) -> Tensor:
-        index = choose(q, pages)
-        return gather_decode(q, keys, values, index, scale=SCALE, page_tokens=page_tokens)[0]
+        options = {"keep_tokens": BUDGET_TOKENS, "page_tokens": page_tokens, "kind": "minmax", **ALWAYS}
+        return page_decode(q, keys, values, pages, scale=SCALE, **options)[0]
+
+    with watch_backends() as seen:
+        ours(*paged[0])
+    dense = any(choice == Choice("page_decode", "dense") for choice in seen)
 
     def error() -> float:
         q, keys, values, pages = paged[0]
-        index = choose(q, pages)
+        if dense:
+            every = torch.arange(tokens // page_tokens, device="cuda").expand(1, KV_HEADS, -1)
+            return relative_error(ours(*paged[0]), _attend(q, keys, values, every, page_tokens))
+        index = select_pages(q, pages, k, kind="minmax", **ALWAYS)
         exact = _attend(q, keys, values, index, page_tokens)
         naive = naive_page_scores(q, *pages, scale=1.0, reduce="max", per_head=False, lengths=None)
         naive[..., 0] = naive[..., -1] = 0  # chosen in any case
@@ -119,15 +124,20 @@ def _step(sets: list[tuple[Tensor, Tensor, Tensor]], tokens: int, page_tokens: i
         op="select_and_decode",
         case=f"{BUDGET_TOKENS} tokens, minmax pages of {page_tokens}",
         tokens=tokens,
-        density=BUDGET_TOKENS / tokens,
+        density=1.0 if dense else BUDGET_TOKENS / tokens,
         error=error,
         tolerance=1e-2,
         ours=[lambda x=x: ours(*x) for x in paged],
         baseline=[lambda x=x: cudnn_decode(*x) for x in sets],
         baseline_name=CUDNN,
-        num_bytes=page_bytes + 4 * KV_HEADS * BUDGET_TOKENS * HEAD_DIM,
+        num_bytes=4 * KV_HEADS * HEAD_DIM * (tokens if dense else BUDGET_TOKENS)
+        + (0 if dense else page_bytes),
         graph=True,
-        facts={"page_tokens": page_tokens, "page_bytes": page_bytes},
+        facts={
+            "page_tokens": page_tokens,
+            "page_bytes": page_bytes,
+            "visits": "everything" if dense else "pages",
+        },
     )
 
 

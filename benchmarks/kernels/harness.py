@@ -12,6 +12,7 @@ from torch import Tensor
 
 Call = Callable[[], object]
 LONG_MS, VERY_LONG_MS = 2000.0, 10000.0
+GRAPH_CALLS = 8  # in a CUDA graph, at least
 
 
 @dataclass(kw_only=True)
@@ -28,7 +29,8 @@ class Case:
         ours, baseline: calls of equal work on different buffers, used in rotation so that no input stays in cache.
         baseline_name: such as "cuDNN SDPA".
         flops, num_bytes: what ours must do at least: operations, bytes read and written once.
-        graph: capture the calls in CUDA graphs (launches of a few microseconds would hide the kernels otherwise).
+        graph: capture the calls, several in a row as a model's layers are, in one CUDA graph (launches of a few microseconds
+            would hide the kernels otherwise).
         facts: more keys of the row, such as the backend that ran.
     """
 
@@ -97,7 +99,9 @@ def time_in_turns(
     first: Sequence[Call], second: Sequence[Call], *, seconds: float, graph: bool
 ) -> tuple[float, float]:
     """Median milliseconds of a call of each side, timed in turns with events after a warm-up."""
-    sides = [[_captured(call) if graph else call for call in calls] for calls in (first, second)]
+    if graph:
+        return _time_graphs(first, second, seconds)
+    sides = [list(first), list(second)]
     once = []
     for calls in sides:
         cold = _time(calls[0])
@@ -110,6 +114,18 @@ def time_in_turns(
         for calls, found in zip(sides, times, strict=True):
             found.append(_time(calls[turn % len(calls)]))
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _time_graphs(first: Sequence[Call], second: Sequence[Call], seconds: float) -> tuple[float, float]:
+    """As `time_in_turns`, for graphs of all calls of a side, or of these several times."""
+
+    def in_a_row(calls: Sequence[Call]) -> tuple[Call, int]:
+        rounds = -(-GRAPH_CALLS // len(calls))
+        return _captured(lambda: [call() for _ in range(rounds) for call in calls]), rounds * len(calls)
+
+    (ours, num_ours), (baseline, num_baseline) = in_a_row(first), in_a_row(second)
+    times = time_in_turns([ours], [baseline], seconds=seconds, graph=False)
+    return times[0] / num_ours, times[1] / num_baseline
 
 
 def measured_limits() -> dict[str, float]:

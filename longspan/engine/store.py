@@ -152,7 +152,7 @@ class Slab:
         B, k, _, D = keys.shape
         self._keys = keys.new_empty((B, k, capacity, D))
         self._values = values.new_empty((B, k, capacity, values.shape[3]))
-        self._positions = torch.full((B, 1, capacity), -1, dtype=torch.int64, device=keys.device)
+        self._positions = torch.empty(B, 1, capacity, dtype=torch.int64, device=keys.device)
         self._owns_room = True
 
     def _reallocate(self, capacity: int) -> None:

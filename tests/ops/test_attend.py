@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from longspan.ops.attend import Problem, Rotary, attend, last_attention, naive_attend
+from longspan.ops.attend.gather import table_of_gather
 from longspan.ops.attend.partial import partial_attend
+from longspan.ops.backend import watch_backends
 from longspan.ops.merge_states import merge_states
 from longspan.visit import Band, BlockTable, Dense, Gather, PerHead, Ranges, Visit
 
@@ -204,6 +206,40 @@ def test_partials_merge_to_the_whole() -> None:
     torch.testing.assert_close(merged, whole)
     torch.testing.assert_close(total, lse)
     assert torch.isinf(nothing[1]).all() and not nothing[0].any()
+
+
+def single_row(heads: int, T: int, past: int) -> Problem:
+    """Queries that share one row of chosen keys, some slots of it unused."""
+    problem = make_problem("shared", heads=(2, 8, 2), T=T, S=past + T)
+    index = torch.rand(2, heads, 1, past).argsort(-1)[..., :13].sort(-1).values
+    index[0, 0, 0, 9:] = -1
+    return replace(problem, visit=Gather(index=index))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 8])
+@pytest.mark.parametrize(("T", "past"), [(33, 96), (130, 256), (1, 16)])
+def test_chosen_keys_as_a_table(heads: int, T: int, past: int) -> None:
+    problem = single_row(heads, T, past)
+    assert isinstance(problem.visit, Gather)
+    table = table_of_gather(problem, problem.visit)
+    torch.testing.assert_close(naive_attend(replace(problem, visit=table)), naive_attend(problem))
+    torch.testing.assert_close(
+        attend(replace(problem, visit=table)), naive_attend(problem), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heads", [1, 2, 8])
+@pytest.mark.parametrize(("T", "past"), [(33, 96), (130, 256), (33, 97)])
+def test_chosen_keys_on_cuda(heads: int, T: int, past: int) -> None:
+    problem = single_row(heads, T, past)
+    moved = {name: x.cuda() for name, x in vars(problem).items() if isinstance(x, Tensor)}
+    on_gpu = Problem(**{**vars(problem), **moved, "visit": _to_cuda(problem.visit)})
+    with watch_backends() as seen:
+        out = attend(on_gpu)
+    chosen = {choice.backend for choice in seen if choice.op == "attend"}
+    assert ("block_sparse_prefill" in chosen) == (past % 16 == 0)
+    torch.testing.assert_close(out.cpu(), naive_attend(problem), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -105,33 +105,39 @@ def test_last_block_estimate_equals_what_offsets_say_of_real_blocks(triton_devic
 
 
 TABLES = [
-    # B, H, K, T, S, chunk, block, last, first, vertical, slash
-    (1, 2, 1, 96, 192, 32, 16, 16, None, 40, 33),
-    (2, 2, 1, 70, 170, 32, 32, 32, (0, 77), 45, 64),  # S - T is no multiple of the block
-    (1, 4, 1, 63, 127, None, 16, 10, None, 100, 700),
+    # B, H, K, T, S, chunk, piece, block, last, first, vertical, slash
+    (1, 2, 1, 96, 192, 32, None, 16, 16, None, 40, 33),
+    (2, 2, 1, 70, 170, 32, 32, 32, 32, (0, 77), 45, 64),  # S - T is no multiple of the block
+    (1, 4, 1, 63, 127, None, None, 16, 10, None, 100, 700),
+    (1, 2, 1, 150, 260, 64, 32, 16, 16, None, 40, 33),  # two pieces share an estimate
+    (2, 2, 2, 90, 90, 96, 32, 16, 16, (0, 40), 20, 48),  # nothing before the first piece
+    (1, 2, 1, 70, 133, None, 16, 16, 16, None, 35, 16),
 ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", TABLES)
 def test_table(backend: str, case: tuple, triton_device: str) -> None:
-    B, H, K, T, S, chunk, block, last, first, vertical, slash = case
+    B, H, K, T, S, chunk, piece, block, last, first, vertical, slash = case
     q, k = draw(B, H, K, T, S, 16, triton_device)
     places = None if first is None else torch.tensor(first, dtype=torch.int32, device=triton_device)
     options = {"scale": 0.5, "chunk_tokens": chunk, "block_tokens": block, "last_queries": last}
     table = vertical_slash_table(
         *(q, k),
         **options,
+        local_tokens=piece,
         first_place=places,
         vertical_tokens=vertical,
         slash_tokens=slash,
         mass_bytes=4 * B * H * S * 2,
         backend=backend,
     )
-    span = chunk or -(-T // block) * block
+    span = min(chunk or T, -(-T // block) * block)
+    span = -(-span // block) * block
+    piece = piece or span
     columns, offsets = by_definition(q, k, 0.5, span, block, last, list(first or [0] * B))
     num_slashes = -(-slash // block)
-    assert table.columns is not None and table.column_query_tokens == span
+    assert table.columns is not None and table.column_query_tokens == piece
     assert table.index.dtype == table.counts.dtype == table.columns.dtype == torch.int32
     for b, h in ((b, h) for b in range(B) for h in range(H)):
         zero = first[b] if first else 0
@@ -139,7 +145,7 @@ def test_table(backend: str, case: tuple, triton_device: str) -> None:
             used = table.index[b, h, row, : table.counts[b, h, row]].tolist()
             assert len(set(used)) == len(used)
             assert bool((table.index[b, h, row, len(used) :] == -1).all())
-            chunk_place = S - T + row * block // span * span
+            chunk_place = S - T + row * block // piece * piece
             own = range(chunk_place // block, (S - T + min(T, (row + 1) * block) - 1) // block + 1)
             past = range(zero // block, own.start)
             assert used[: len(own)] == list(own)
@@ -149,16 +155,16 @@ def test_table(backend: str, case: tuple, triton_device: str) -> None:
             best = sorted(scores.values(), reverse=True)[: len(chosen)]
             torch.testing.assert_close(torch.tensor([scores[j] for j in chosen]), torch.tensor(best))
         for c in range(columns.shape[2]):
-            start = S - T + c * span
+            start, e = S - T + c * piece, c * piece // span
             past = range(zero, start)
             found = [s for s in table.columns[b, h, c].tolist() if s >= 0]
             assert found == sorted(set(found)) and set(found) <= set(past)
             assert len(found) == min(vertical, len(past))
             always = set(past[:30])
             assert always <= set(found)
-            others = [float(columns[b, h, c, s]) for s in past if s not in always]
+            others = [float(columns[b, h, e, s]) for s in past if s not in always]
             best = sorted(others, reverse=True)[: len(found) - len(always)]
-            got = sorted((float(columns[b, h, c, s]) for s in found if s not in always), reverse=True)
+            got = sorted((float(columns[b, h, e, s]) for s in found if s not in always), reverse=True)
             torch.testing.assert_close(torch.tensor(got), torch.tensor(best))
     assert block_table_mask(q, k, table).shape == (B, H, T, S)
 
@@ -195,6 +201,10 @@ def test_a_needle_and_a_diagonal_are_found(backend: str, triton_device: str) -> 
         ({"last_queries": 65}, "got last_queries=65; allowed is 1 to 64"),
         ({"chunk_tokens": 24}, "got chunk_tokens=24; allowed is a multiple of block_tokens=16, or None"),
         ({"block_tokens": 48}, "got block_tokens=48; allowed are 16, 32, 64 and 128"),
+        (
+            {"local_tokens": 24, "chunk_tokens": 32},
+            "got local_tokens=24; allowed is a multiple of block_tokens=16 that",
+        ),
         ({"slash_tokens": -1}, "got slash_tokens=-1; allowed is 0 or more"),
         ({"first_place": torch.zeros(2, dtype=torch.int32)}, r"got first_place \[2\] of torch.int32"),
     ],

@@ -36,7 +36,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from longspan.ops.estimate.select import top_k
 from longspan.ops.rotary import angles, rotate
+from longspan.ops.rotary_attention.naive import products
 from longspan.roles import ModelInfo, Positions, Selection, Step
 from longspan.visit import Dense, Gather
 
@@ -135,28 +137,46 @@ class TokenSelect(Selection, Positions):
                 "tokenselect(positions=compact) needs the same stored tokens for every head, but the storage method "
                 "keeps different ones per head; set positions=stored"
             )
-        order = (stored >= 0).cumsum(
-            -1
-        )  # the n-th token of a row has order n; padding repeats the one before
+        index = self._of_filled(step, stored) if step.store.filled else self._of_padded(step, stored)
+        return Gather(index=index[:, :, None], compact=compact)
+
+    def _of_filled(self, step: Step, stored: Tensor) -> Tensor:
+        """Index `[B, 1 or K, budget]` where the n-th token of every row stands at place n."""
+        first, end = self.sink_tokens, step.num_past - self.window_tokens
+        chosen = self._select(step, stored, first, end, None)
+        sink = torch.arange(first, device=stored.device).expand(*stored.shape[:2], -1)
+        window = torch.arange(end, step.num_past, device=stored.device).expand(*stored.shape[:2], -1)
+        return torch.cat((sink, chosen, window), -1)
+
+    def _of_padded(self, step: Step, stored: Tensor) -> Tensor:
+        """Index `[B, 1 or K, budget]` where some places hold nothing."""
+        order = (stored >= 0).cumsum(-1)  # the n-th token has order n; padding repeats the one before
         counts = order[..., -1:]
-        chosen = self._select(step, stored, order)
+        far = (stored >= 0) & (order > self.sink_tokens) & (order <= counts - self.window_tokens)
+        chosen = self._select(step, stored, 0, step.num_past, far)
         ranks = torch.arange(1, self.sink_tokens + 1, device=order.device)
         sink = _places(order, ranks.expand(*order.shape[:2], -1))
         ranks = counts - torch.arange(self.window_tokens, device=order.device)
         window = _places(order, torch.where(ranks > self.sink_tokens, ranks, 0))
-        index = torch.cat((sink, chosen, window), -1).sort(-1).values
-        return Gather(index=index[:, :, None], compact=compact)
+        return torch.cat((sink, chosen, window), -1).sort(-1).values
 
-    def _select(self, step: Step, stored: Tensor, order: Tensor) -> Tensor:
-        """Places `[B, 1 or K, top_tokens]` outside sink and window: the cached ones of rows whose query is alike."""
-        reuse = self._alike(step, stored)
-        if reuse is not None and bool(reuse.all()):
+    def _select(self, step: Step, stored: Tensor, first: int, end: int, far: Tensor | None) -> Tensor:
+        """Places `[B, 1 or K, top_tokens]`, ascending, within `[first, end)` and where `far`, None for all of these: the
+        cached ones of rows whose query is alike, else those with most votes."""
+        remember = step.phase == "decode" and self.reuse_similarity < 1
+        query = _mean(step, step.queries).flatten(1) if remember else None
+        reuse = None if query is None else self._alike(step, stored, query)
+        # a GPU always votes, and rows choose afterwards: to wait for the answer costs more than the vote
+        if reuse is not None and not _waits(reuse) and bool(reuse.all()):
             cached: Tensor = step.state["chosen"]
             return cached
-        far = (stored >= 0) & (order > self.sink_tokens) & (order <= order[..., -1:] - self.window_tokens)
-        votes, places = self._votes(step, far).masked_fill(~far, -1.0).topk(self.top_tokens, dim=-1)
-        chosen, query = places.masked_fill(votes < 0, -1), _mean_query(step)
-        if step.phase == "decode":
+        votes = self._votes(step, first, end, far)
+        if far is None:
+            chosen = top_k(votes, self.top_tokens).long() + first
+        else:
+            most, places = votes.masked_fill(~far, -1.0).topk(self.top_tokens, dim=-1)
+            chosen = places.masked_fill(most < 0, -1).sort(-1).values
+        if query is not None:
             if reuse is not None:
                 chosen = torch.where(reuse[:, None, None], step.state["chosen"], chosen)
                 query = torch.where(reuse[:, None], step.state["query"], query)
@@ -164,28 +184,38 @@ class TokenSelect(Selection, Positions):
             step.state.update(chosen=chosen, chosen_positions=at, query=query)
         return chosen
 
-    def _alike(self, step: Step, stored: Tensor) -> Tensor | None:
-        """Rows `[B]` whose cached selection serves again; None where there is none, or the store has changed."""
-        cached, alone = step.state.get("chosen"), step.num_new == 1
-        if cached is None or not alone or self.reuse_similarity == 1 or cached.shape[:2] != stored.shape[:2]:
+    def _alike(self, step: Step, stored: Tensor, query: Tensor) -> Tensor | None:
+        """Rows `[B]` whose cached selection serves again: the query is alike, and the same tokens still stand at the same
+        places before the window, which moves back when guesses are taken back. None where nothing is cached."""
+        cached = step.state.get("chosen")
+        if cached is None or step.num_new > 1 or cached.shape[:2] != stored.shape[:2]:
             return None
-        if int(cached.max()) >= stored.shape[-1]:
-            return None
-        same = (cached < 0) | (stored.gather(-1, cached.clamp(min=0)) == step.state["chosen_positions"])
-        similarity = functional.cosine_similarity(_mean_query(step), step.state["query"], dim=-1)
+        near = cached.clamp(0, step.num_past - self.window_tokens - 1)
+        same = (near == cached) & (stored.gather(-1, near) == step.state["chosen_positions"])
+        if not step.store.filled:
+            same |= cached < 0
+        similarity = functional.cosine_similarity(query, step.state["query"], dim=-1)
         return (similarity > self.reuse_similarity) & same.flatten(1).all(-1)
 
-    def _votes(self, step: Step, far: Tensor) -> Tensor:
-        """Votes `[B, 1 or K, P]` of a step for the past keys that are `far`; other entries mean nothing."""
+    def _votes(self, step: Step, first: int, end: int, far: Tensor | None) -> Tensor:
+        """Votes `[B, 1 or K, end - first]` of a step for the past keys in `[first, end)` that are `far`, None for all of
+        these; other entries mean nothing."""
         queries, at = self._voters(step)
-        total = far.new_zeros(far.shape, dtype=torch.float32)
-        size = max(1, LOGITS_AT_ONCE // (queries.shape[0] * queries.shape[1] * far.shape[-1]))
+        total: Tensor | None = None
+        size = max(1, LOGITS_AT_ONCE // (queries.shape[0] * queries.shape[1] * (end - first)))
         for start in range(0, queries.shape[2], size):
             voters, places = queries[:, :, start : start + size], at[:, start : start + size]
-            logits = self._logits(step, voters, places, far.shape[-1]).unflatten(1, (far.shape[1], -1))
-            hidden = ~far[:, :, None, None]  # a finite fill, so that a row without far keys gives no NaN
-            weights = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(-1)
-            total += (weights * (places >= 0)[:, None, None, :, None]).sum(dim=(2, 3))
+            logits = self._logits(step, voters, places, first, end)
+            logits = logits.unflatten(1, (step.store.positions.shape[1], -1))
+            if far is None:
+                weights = logits.softmax(-1)
+            else:
+                hidden = ~far[:, :, None, None]  # a finite fill, so that a row without far keys gives no NaN
+                weights = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(-1)
+                weights = weights * (places >= 0)[:, None, None, :, None]
+            votes = weights.sum(dim=(2, 3))
+            total = votes if total is None else total + votes
+        assert total is not None, "a step has tokens"
         return total
 
     def _voters(self, step: Step) -> tuple[Tensor, Tensor]:
@@ -194,21 +224,17 @@ class TokenSelect(Selection, Positions):
         if self.positions == "compact":
             rope = step.layer.rope
             assert rope is not None, "layers without rotary positions are refused earlier"
-            back = self.window_tokens + torch.arange(step.num_new, device=at.device)
+            back = torch.arange(self.window_tokens, self.window_tokens + step.num_new, device=at.device)
             queries = rotate(queries, *angles(back, rope.inv_freq, rope.scaling**2, queries.dtype))
         if step.num_new <= self.vote_queries:
             return queries, at
-        real = (at >= 0)[:, None, :, None]
-        mean = (queries * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp(min=1)
-        return mean, at.amax(1, keepdim=True)
+        return _mean(step, queries), at.amax(1, keepdim=True)
 
-    def _logits(self, step: Step, queries: Tensor, at: Tensor, num_past: int) -> Tensor:
-        """Logits `[B, h, t, P]` of voters; for compact positions with every key at 0, its rotation being none."""
+    def _logits(self, step: Step, queries: Tensor, at: Tensor, first: int, end: int) -> Tensor:
+        """Logits `[B, h, t, end - first]` of voters; for compact positions with every key at 0, its rotation being none."""
         if self.positions == "stored":
-            return step.logits(queries, at, 0, num_past)
-        keys = step.store.keys[:, :, :num_past].float()
-        grouped = queries.float().reshape(len(keys), keys.shape[1], -1, keys.shape[3])
-        return (grouped @ keys.transpose(-1, -2) * step.layer.scale).view(*queries.shape[:3], num_past)
+            return step.logits(queries, at, first, end)
+        return products(queries, step.store.keys[:, :, first:end]) * step.layer.scale
 
 
 def _places(order: Tensor, ranks: Tensor) -> Tensor:
@@ -217,7 +243,14 @@ def _places(order: Tensor, ranks: Tensor) -> Tensor:
     return torch.where((ranks >= 1) & (ranks <= order[..., -1:]), found, -1)
 
 
-def _mean_query(step: Step) -> Tensor:
-    """Mean query over the step's tokens, all heads in one vector `[B, h * D]`."""
+def _waits(x: Tensor) -> bool:
+    """Does a question about the values of x wait for a GPU?"""
+    return x.device.type != "cpu"
+
+
+def _mean(step: Step, queries: Tensor) -> Tensor:
+    """Mean `[B, h, 1, D]` over the step's tokens."""
+    if step.store.filled:
+        return queries.sum(2, keepdim=True) / step.num_new
     real = (step.query_positions >= 0)[:, None, :, None]
-    return ((step.queries * real).sum(2) / real.sum(2).clamp(min=1)).flatten(1)
+    return (queries * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp(min=1)

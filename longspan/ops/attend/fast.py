@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from longspan.ops.attend.gather import attend_gather, attend_table
+from longspan.ops.attend.gather import SMALLEST_BLOCK, attend_gather, attend_table, table_of_gather
 from longspan.ops.attend.problem import Problem
 from longspan.ops.attend.slices import attend_slices
 from longspan.ops.backend import choose
@@ -15,7 +15,8 @@ from longspan.ops.decode import Ragged, gather_decode, ragged_decode
 from longspan.ops.rotary_attention import rotary_attention, rotary_reason
 from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges, Visit, visit_of_heads
 
-MOST_DECODE_QUERIES = 16  # what the decode kernels serve in one tile
+# What the decode kernels serve in one tile. cuDNN makes a new plan for each length of the store: 4 ms of every call.
+MOST_DECODE_QUERIES = 16
 
 
 def attend(problem: Problem) -> Tensor:
@@ -66,15 +67,24 @@ def _attend_table(p: Problem, table: BlockTable) -> Tensor:
 
 
 def _attend_gather(p: Problem, visit: Gather) -> Tensor:
-    reason = _no_kernel(p) or _no_decode(p)
+    reason = _no_kernel(p)
     if visit.compact:
         reason = "the chosen keys are renumbered"
-    elif visit.index.shape[1] not in (1, p.keys.shape[1]):
-        reason = reason or "query heads of one kv head chose different keys"
     elif visit.index.shape[2] != 1:
         reason = reason or "blocks of queries chose different keys"
-    if choose("attend", {"gather_decode": reason, "gathered rows": None}) == "gathered rows":
+    by_head = visit.index.shape[1] not in (1, p.keys.shape[1])
+    candidates = {
+        "gather_decode": reason
+        or _no_decode(p)
+        or ("query heads of one kv head chose different keys" if by_head else None),
+        "block_sparse_prefill": reason or _no_table(p),
+        "gathered rows": None,
+    }
+    chosen = choose("attend", candidates)
+    if chosen == "gathered rows":
         return attend_gather(p, visit)
+    if chosen == "block_sparse_prefill":
+        return block_sparse_prefill(p.queries, p.keys, p.values, table_of_gather(p, visit), scale=p.scale)[0]
     return gather_decode(p.queries, p.keys, p.values, visit.index[:, :, 0].int(), scale=p.scale)[0]
 
 
@@ -95,6 +105,8 @@ def _no_rotary(p: Problem) -> str | None:
         return "there is a bias on the logits"
     if p.contiguous_from is None:
         return "some keys before the last are not held"
+    if p.num_new > MOST_DECODE_QUERIES and not p.rotary.bands:
+        return "keys that all queries see alike are rotated once, for cuDNN"
     return rotary_reason(p.rotary, p.queries.shape[3])
 
 
@@ -102,6 +114,15 @@ def _no_decode(p: Problem) -> str | None:
     if p.num_new <= MOST_DECODE_QUERIES:
         return None
     return f"{p.num_new} queries are more than {MOST_DECODE_QUERIES}"
+
+
+def _no_table(p: Problem) -> str | None:
+    """Why chosen keys and the chunk's own are not a table for the kernel."""
+    if not p.queries.is_cuda:
+        return f"the tensors are on {p.queries.device.type}, where gathered rows serve as well"
+    if (p.num_tokens - p.num_new) % SMALLEST_BLOCK:
+        return f"the chunk does not begin at a multiple of {SMALLEST_BLOCK} tokens"
+    return None
 
 
 def _by_kv_head(heads: tuple[int, ...], visit: Visit, groups: int) -> list[tuple[tuple[int, ...], Visit]]:

@@ -25,6 +25,7 @@ from longspan.ops.merge_states import merge_states
 from longspan.visit import BlockTable, Gather
 
 FEW_QUERIES = 16  # of a decoding step
+SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128  # of a table
 
 
 def attend_gather(p: Problem, visit: Gather) -> Tensor:
@@ -61,6 +62,24 @@ def attend_gather(p: Problem, visit: Gather) -> Tensor:
         for row, first, last in cuts
     ]
     return merge_states([attend_slices(own, None), join_states(rows)])[0]
+
+
+def table_of_gather(p: Problem, visit: Gather) -> BlockTable:
+    """The same visit as a table, its chosen keys as columns: for one row of indices, behind a past of whole blocks."""
+    B, T, past, device = p.queries.shape[0], p.num_new, p.num_tokens - p.num_new, p.queries.device
+    assert visit.index.shape[2] == 1 and not visit.compact and past % SMALLEST_BLOCK == 0
+    block = LARGEST_BLOCK
+    while past % block:
+        block //= 2
+    rows = -(-T // block)
+    row = torch.arange(rows, dtype=torch.int32, device=device)
+    return BlockTable(
+        index=(row + past // block).expand(B, 1, rows, rows),
+        counts=(row + 1).expand(B, 1, rows),
+        block_tokens=block,
+        columns=visit.index.int(),
+        column_query_tokens=rows * block,
+    )
 
 
 def attend_table(p: Problem, table: BlockTable) -> Tensor:

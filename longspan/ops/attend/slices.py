@@ -42,8 +42,11 @@ def attend_slices(p: Problem, ranges: Ranges | None) -> Part:
     blocks = []
     for first in range(0, T, block):
         last = min(first + block, T)
-        own = _Piece(past + first, past + last, causal=True)
-        pieces = [*_before(p, ranges, past + first, last - first), own]
+        if T == 1 and ranges is None and not (p.rotary and p.rotary.bands):
+            pieces = [_Piece(0, past + 1)]  # one query sees everything
+        else:
+            own = _Piece(past + first, past + last, causal=True)
+            pieces = [*_before(p, ranges, past + first, last - first), own]
         parts = [part for piece in pieces for part in _attend_piece(p, piece, first, last, ranges)]
         blocks.append(merge_states(parts))
     return join_states(blocks)

@@ -32,8 +32,8 @@ def block_sparse_prefill(
         k_BKSD, v_BKSD: stored keys and values `[B, K, S, D]` of q's dtype, H a multiple of K.
         table: which keys each query visits; its tensors on q's device. Entries out of range visit nothing.
         scale: above 0; logits are `scale * q @ k`.
-        backend: "gluon" (Hopper), "triton", "cpu" or "naive"; None for the first that can; or "flex", PyTorch's FlexAttention,
-            only when named.
+        backend: "gluon" (Hopper; gradients by Triton), "triton", "cpu" or "naive"; None for the first that can; or "flex",
+            PyTorch's FlexAttention, only when named.
 
     Returns:
         Output `[B, H, T, D]` in q's dtype and log-sum-exp `[B, H, T]` (natural log, float32); 0 and -inf for a query that
@@ -48,7 +48,7 @@ def block_sparse_prefill(
     tensors = (q_BHTD, k_BKSD, v_BKSD)
     grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     candidates = {
-        "gluon": "it has no gradients" if grad else gluon_reason(*tensors, table),
+        "gluon": gluon_reason(*tensors, table),
         "triton": triton_reason(*tensors, forced=backend == "triton"),
         "cpu": _cpu_reason(q_BHTD, grad),
         "naive": None,
@@ -58,12 +58,13 @@ def block_sparse_prefill(
     chosen = choose("block_sparse", candidates, backend)
     if chosen == "flex":
         return flex_block_sparse_prefill(*tensors, table, scale=scale)
-    if chosen == "gluon":
-        return gluon_block_sparse_prefill(*tensors, table, scale=scale)
-    if chosen == "triton" and grad:
+    if chosen in ("gluon", "triton") and grad:
         from longspan.ops.block_sparse.autograd import block_sparse_autograd
 
-        return block_sparse_autograd(*tensors, table, scale=scale)
+        forward = gluon_block_sparse_prefill if chosen == "gluon" else None
+        return block_sparse_autograd(*tensors, table, scale=scale, forward=forward)
+    if chosen == "gluon":
+        return gluon_block_sparse_prefill(*tensors, table, scale=scale)
     if chosen == "triton":
         from longspan.ops.block_sparse.triton import triton_block_sparse_prefill
 

@@ -115,7 +115,8 @@ def low_bit_block_scores(
 def naive_quantise_low_bit(x_BhSD: Tensor) -> tuple[Tensor, Tensor]:
     """See `quantise_low_bit`."""
     x = x_BhSD.float()
-    step = x.abs().amax(-1) / HIGHEST
+    highest = x.abs().amax(-1)
+    step = highest / torch.full_like(highest, HIGHEST)  # by a number, CUDA multiplies with its inverse
     numbers = torch.floor(x / torch.where(step > 0, step, 1.0)[..., None] + 0.5)
     return numbers.nan_to_num(0.0).clamp(-HIGHEST, HIGHEST).to(torch.int8), step
 

@@ -1,9 +1,10 @@
 """From what the last queries of each chunk attend to (`vertical_slash`) to the table of the block-sparse kernel.
 
-Per head and chunk: the best single keys before the chunk, visited by all its queries, and for every row of query blocks the
-best blocks before the chunk by the diagonals through them. The chunk's own tokens are visited densely. Block j of the keys
-and row i of the queries meet at offset `(S - T) // b + i - j`, so the rows of a chunk look at one vector of scores through
-windows that move on by one: the best of what all windows share are found once, and each row adds what only it sees.
+A chunk of queries shares an estimate and is cut into pieces. Per head and piece: the best single keys before the piece,
+visited by all its queries, and for every row of query blocks the best blocks before the piece by the diagonals through
+them. The piece's own tokens are visited densely. Block j of the keys and row i of the queries meet at offset
+`(S - T) // b + i - j`, so the rows of a piece look at one vector of scores through windows that move on by one: the best of
+what all windows share are found once, and each row adds what only it sees.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def vertical_slash_table(
     vertical_tokens: int,
     slash_tokens: int,
     chunk_tokens: int | None = None,
+    local_tokens: int | None = None,
     block_tokens: int = 64,
     last_queries: int = 64,
     first_tokens: int = 30,
@@ -39,9 +41,11 @@ def vertical_slash_table(
         q_BHTD: queries of the step, at the places S-T .. S-1.
         k_BKSD: all stored keys; any strides but the last dimension's, which is 1.
         scale: softmax scale.
-        vertical_tokens: single keys before its chunk that each query visits, 0 or more.
-        slash_tokens: keys before its chunk that a row of query blocks visits by diagonals, in whole blocks (rounded up).
+        vertical_tokens: single keys before its piece that each query visits, 0 or more.
+        slash_tokens: keys before its piece that a row of query blocks visits by diagonals, in whole blocks (rounded up).
         chunk_tokens: queries that share an estimate, a multiple of `block_tokens`; None for all.
+        local_tokens: queries of a piece, a multiple of `block_tokens` that divides `chunk_tokens`; None, or as many as a
+            chunk has, for one piece a chunk.
         block_tokens: queries, and keys, of a block: 16, 32, 64 or 128.
         last_queries: queries at the end of each chunk that are asked, 1 to 64.
         first_tokens: first real keys that are always among the single ones (MInference: 30).
@@ -51,10 +55,10 @@ def vertical_slash_table(
         backend: `triton` or `naive`; None for the first that can.
 
     Returns:
-        A table with h = H. A row's blocks: first those that hold its chunk's tokens up to its own, then by score the best
+        A table with h = H. A row's blocks: first those that hold its piece's tokens up to its own, then by score the best
         `ceil(slash_tokens / block_tokens)` of those before (fewer where fewer hold real keys). Where S-T is no multiple of
-        block_tokens, the first own block also holds keys from before the chunk, which come on top of the budget. Columns:
-        ascending, `[B, H, C, vertical_tokens]`, then -1 where the past is shorter.
+        block_tokens, the first own block also holds keys from before the piece, which come on top of the budget. Columns:
+        ascending, `[B, H, P, vertical_tokens]`, P pieces, then -1 where less comes before.
 
     Raises:
         ValueError: for shapes, dtypes or sizes that do not fit.
@@ -67,6 +71,7 @@ def vertical_slash_table(
         raise ValueError(
             f"got first_tokens={first_tokens}, mass_bytes={mass_bytes}; allowed are 0 or more and 1 or more"
         )
+    piece = _check_local(local_tokens, chunk, chunk_tokens, block_tokens)
     reason = triton_reason(q_BHTD, k_BKSD, forced=backend == "triton")
     backend = choose("vertical_slash_table", {"triton": reason, "naive": None}, backend)
     if backend == "triton":
@@ -92,22 +97,41 @@ def vertical_slash_table(
             first_place=first_place,
             backend=backend,
         )
-        cut: dict[str, Any] = {"num_queries": end - begin, "chunk_tokens": chunk, "first_place": first_place}
+        cut: dict[str, Any] = {
+            "num_queries": end - begin,
+            "chunk_tokens": chunk,
+            "local_tokens": piece,
+            "first_place": first_place,
+        }
         single = best_columns(
             columns, vertical_tokens, first_tokens=min(first_tokens, vertical_tokens), **cut
         )
         blocks = rows(offsets, num_slashes, num_tokens=past + end, block_tokens=block_tokens, **cut)
         found.append((single, *blocks))
         end = begin
-    single, index, counts = (torch.cat(parts[::-1], dim=2) for parts in zip(*found, strict=True))
+    single, index, counts = (
+        parts[0] if len(parts) == 1 else torch.cat(parts[::-1], dim=2) for parts in zip(*found, strict=True)
+    )
     return BlockTable(
         index=index,
         counts=counts,
         block_tokens=block_tokens,
         columns=single if vertical_tokens else None,
-        column_query_tokens=chunk if vertical_tokens else None,
+        column_query_tokens=piece if vertical_tokens else None,
         first_place=first_place,
     )
+
+
+def _check_local(local_tokens: int | None, chunk: int, chunk_tokens: int | None, block_tokens: int) -> int:
+    """Queries of a piece, no more than those of a chunk."""
+    if local_tokens is None or (local_tokens >= chunk and local_tokens % block_tokens == 0):
+        return chunk
+    if local_tokens < block_tokens or local_tokens % block_tokens or (chunk_tokens or 0) % local_tokens:
+        raise ValueError(
+            f"got local_tokens={local_tokens}; allowed is a multiple of block_tokens={block_tokens} that divides "
+            f"chunk_tokens={chunk_tokens}, or None for all of a chunk"
+        )
+    return local_tokens
 
 
 def naive_best_columns(
@@ -117,17 +141,20 @@ def naive_best_columns(
     first_tokens: int,
     num_queries: int,
     chunk_tokens: int,
+    local_tokens: int,
     first_place: Tensor | None,
 ) -> Tensor:
-    """The best keys before each chunk: int32 `[B, H, C, num_columns]`, ascending, then -1."""
-    B, H, C, S = columns_BHCS.shape
+    """The best keys before each piece: int32 `[B, H, P, num_columns]`, ascending, then -1."""
+    B, _, _, S = columns_BHCS.shape
     device = columns_BHCS.device
     place = torch.arange(S, device=device)
-    start = S - num_queries + torch.arange(C, device=device)[:, None] * chunk_tokens
+    piece = torch.arange(-(-num_queries // local_tokens), device=device)
+    columns = columns_BHCS[:, :, piece * local_tokens // chunk_tokens]
+    start = S - num_queries + piece[:, None] * local_tokens
     first = _column(first_place, B, device)
     forced = (place < first + first_tokens) & (place >= first)
     past = (place < start) & (place >= first)
-    scores = columns_BHCS.masked_fill(forced, torch.inf).masked_fill(~past, -torch.inf)
+    scores = columns.masked_fill(forced, torch.inf).masked_fill(~past, -torch.inf)
     best, index = scores.topk(min(num_columns, S), dim=-1)
     index = torch.where(best > -torch.inf, index, S).sort(dim=-1).values
     index = torch.where(index == S, -1, index).int()
@@ -142,24 +169,25 @@ def naive_rows(
     num_tokens: int,
     block_tokens: int,
     chunk_tokens: int,
+    local_tokens: int,
     first_place: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Own blocks and the best blocks before the chunk: `(index, counts)`, int32 `[B, H, NQ, N]` and `[B, H, NQ]`."""
+    """Own blocks and the best blocks before the piece: `(index, counts)`, int32 `[B, H, NQ, N]` and `[B, H, NQ]`."""
     B, H, _, num_blocks = offsets_BHCM.shape
-    T, S, b, per_chunk = num_queries, num_tokens, block_tokens, chunk_tokens // block_tokens
+    T, S, b, per_piece = num_queries, num_tokens, block_tokens, local_tokens // block_tokens
     device = offsets_BHCM.device
     row = torch.arange(-(-T // b), device=device)
     block = torch.arange(num_blocks, device=device)
-    own_first = (S - T) // b + row // per_chunk * per_chunk
+    own_first = (S - T) // b + row // per_piece * per_piece
     own_last = (((row + 1) * b).clamp(max=T) - 1 + S - T) // b
     offset = ((S - T) // b + row[:, None] - block).clamp(min=0)  # below 0 are blocks behind the row's own
     real = (block + 1) * b > _column(first_place, B, device)
     before = (block < own_first[:, None]) & real
-    scores = offsets_BHCM[:, :, row // per_chunk].gather(3, offset.expand(B, H, -1, -1))
+    scores = offsets_BHCM[:, :, row * b // chunk_tokens].gather(3, offset.expand(B, H, -1, -1))
     best, slashes = scores.masked_fill(~before, -torch.inf).topk(min(num_slashes, num_blocks), dim=-1)
     used = best > -torch.inf
     own = own_last - own_first + 1
-    width = row_width(num_slashes, T, S, b, chunk_tokens)
+    width = row_width(num_slashes, T, S, b, local_tokens)
     slot = torch.arange(width, device=device)
     index = torch.where(slot < own[:, None], own_first[:, None] + slot, -1).int().repeat(B, H, 1, 1)
     to = torch.where(used, own[:, None] + torch.arange(used.shape[3], device=device), width)
@@ -168,11 +196,11 @@ def naive_rows(
 
 
 def row_width(
-    num_slashes: int, num_queries: int, num_tokens: int, block_tokens: int, chunk_tokens: int
+    num_slashes: int, num_queries: int, num_tokens: int, block_tokens: int, local_tokens: int
 ) -> int:
-    """Entries of a row of the table: the blocks of a chunk and the slashes."""
-    shifted = (num_tokens - num_queries) % block_tokens > 0  # then a chunk lies across one block more
-    return chunk_tokens // block_tokens + shifted + num_slashes
+    """Entries of a row of the table: the blocks of a piece and the slashes."""
+    shifted = (num_tokens - num_queries) % block_tokens > 0  # then a piece lies across one block more
+    return local_tokens // block_tokens + shifted + num_slashes
 
 
 def _column(first_place: Tensor | None, B: int, device: torch.device) -> Tensor:

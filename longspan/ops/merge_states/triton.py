@@ -14,7 +14,7 @@ FEW_PARTS = (
     8  # up to here a program takes whole rows of every part, with more the parts of one row side by side
 )
 ROWS = 16
-MOST_PARTS_AT_ONCE = 64
+MOST_PARTS_AT_ONCE = 256
 
 
 @triton.jit
@@ -156,7 +156,7 @@ def _many_parts(
     rows = lse.numel()
     # few rows leave most of the GPU idle: columns apart, in pieces of one memory line
     columns = triton.next_power_of_2(D) if rows >= 256 else min(32, triton.next_power_of_2(D))
-    parts = min(MOST_PARTS_AT_ONCE, max(16, triton.next_power_of_2(usual_parts)))
+    parts = min(MOST_PARTS_AT_ONCE * 32 // max(32, columns), max(16, triton.next_power_of_2(usual_parts)))
     if rows:
         _many_parts_kernel[(rows, triton.cdiv(D, columns))](
             part_out,

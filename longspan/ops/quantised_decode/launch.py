@@ -29,9 +29,10 @@ class Launch:
 def choose_launch(store: QuantisedKV, rows: int) -> Launch:
     """For `rows` queries of a kv head. Registers limit the programs of a processor, for 8 bits shared memory does."""
     tokens = (word_shape(bits, store.head_dim)[0] for bits in (store.key_bits, store.value_bits))
-    unit = min(32, store.group_tokens // max(2, *tokens))
+    most = store.group_tokens // max(2, *tokens)
+    unit = min(32, most)
     if rows > 8:
         return Launch(rows=16, unit=unit, warps_per_sm=8, registers=None)
     if max(store.key_bits, store.value_bits) == 8 or store.head_dim > 128:
         return Launch(rows=8, unit=unit, warps_per_sm=6, registers=None)
-    return Launch(rows=8, unit=unit, warps_per_sm=12, registers=168)
+    return Launch(rows=8, unit=min(64, most), warps_per_sm=8, registers=None)

@@ -22,15 +22,13 @@ def naive_logits(
     """
     groups = queries.shape[1] // keys.shape[1]
     if rotary is None:
-        return _dot(queries, keys, groups, scale)
+        return _dot(queries, keys, scale)
     q_pos, k_pos = query_positions.clamp(min=0)[:, None], key_positions.clamp(min=0)
     if not rotary.bands:
-        return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), groups, scale)
+        return _dot(_turn(queries, q_pos, rotary), _turn(keys, k_pos, rotary), scale)
     logits = queries.new_zeros((*queries.shape[:3], keys.shape[2]), dtype=torch.float32)
     for band in rotary.bands:
-        part = _dot(
-            _turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), groups, scale
-        )
+        part = _dot(_turn(queries, band.query(q_pos), rotary), _turn(keys, band.key(k_pos), rotary), scale)
         low, high = band.low(query_positions)[:, None, :, None], band.high(query_positions)[:, None, :, None]
         at = key_positions[:, :, None, :]
         inside = ((at >= low) & (at < high)).repeat_interleave(
@@ -66,11 +64,30 @@ def _turn(x: Tensor, positions: Tensor, rotary: Rotary) -> Tensor:
     return rotate(x, *angles(positions, rotary.inv_freq, rotary.scaling, x.dtype))
 
 
-def _dot(queries: Tensor, keys: Tensor, groups: int, scale: float) -> Tensor:
-    """Scaled products `[B, H, T, S]`; the query heads of a group share one matrix product with their keys."""
+def _dot(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """Scaled products `[B, H, T, S]`."""
+    if _multiplies_as_is(queries, keys):  # queries times scale would have to be rounded
+        return products(queries, keys).mul_(scale)
+    return products(queries.float() * scale, keys)
+
+
+def products(queries: Tensor, keys: Tensor) -> Tensor:
+    """Products `[B, H, T, S]` of queries `[B, H, T, D]` and keys `[B, K, S, D]`, float32, without scale; the query heads
+    of a group share one matrix product with their keys. On CUDA half precision is not copied to float32 first."""
     B, H, T, D = queries.shape
-    grouped = (queries.float() * scale).reshape(B, H // groups, groups * T, D)
-    return (grouped @ keys.float().transpose(-1, -2)).view(B, H, T, -1)
+    K = keys.shape[1]
+    grouped = queries.reshape(B, K, H // K * T, D)
+    if _multiplies_as_is(queries, keys):
+        out = torch.bmm(grouped.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
+    else:
+        out = grouped.float() @ keys.float().mT
+    return out.view(B, H, T, -1)
+
+
+def _multiplies_as_is(queries: Tensor, keys: Tensor) -> bool:
+    """Does a product of half precision come out in float32? On CUDA, where no gradients are wanted."""
+    half = queries.dtype == keys.dtype and keys.dtype in (torch.float16, torch.bfloat16)
+    return keys.is_cuda and half and not (queries.requires_grad or keys.requires_grad)
 
 
 def repeats_of_positions(key_positions: Tensor, keys: Tensor, groups: int) -> int:

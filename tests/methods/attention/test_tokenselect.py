@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from longspan.card import read_card
 from longspan.engine.api import applied, load
+from longspan.engine.scored import ScoredSlab
+from longspan.engine.store import Slab
 from longspan.errors import SpecError
 from longspan.methods.attention import tokenselect as module
 from longspan.methods.attention.tokenselect import TokenSelect
 from longspan.ops.attend import Problem, Rotary, attend, naive_attend
+from longspan.ops.rotary_attention import naive as naive_module
 from longspan.roles import LayerInfo, Rope, Step
 from longspan.spec import resolve
 from longspan.visit import Dense, Gather
@@ -50,6 +54,21 @@ class Store:
         return bool((self.positions >= 0).all())
 
 
+@dataclass
+class ToldStore(Store):
+    """Stored keys that are told whether they hold padding, and do not look."""
+
+    told: bool
+
+    @property
+    def filled(self) -> bool:
+        return self.told
+
+
+def told(step: Step, filled: bool) -> Step:
+    return replace(step, store=ToldStore(step.store.keys, step.store.positions, filled))
+
+
 def step_of(
     queries: Tensor,
     keys: Tensor,
@@ -67,7 +86,11 @@ def step_of(
         return wanted @ repeated.transpose(-1, -2) * HEAD_DIM**-0.5
 
     rope = Rope(
-        inv_freq=FREQUENCIES.float(), scaling=1.0, theta=10_000.0, window_tokens=256, rotary_dims=HEAD_DIM
+        inv_freq=FREQUENCIES.float().to(keys.device),
+        scaling=1.0,
+        theta=10_000.0,
+        window_tokens=256,
+        rotary_dims=HEAD_DIM,
     )
     layer = LayerInfo(
         index=0,
@@ -218,6 +241,152 @@ def test_heads_that_store_different_tokens_vote_for_themselves() -> None:
         TokenSelect(**SMALL).visit(step)
 
 
+def two_texts(num_tokens: int, heads: int = 6) -> tuple[Tensor, Tensor]:
+    texts = [random_text(num_tokens, heads=heads, seed=seed) for seed in (0, 1)]
+    queries, keys = (torch.cat(x) for x in zip(*texts, strict=True))
+    return queries, keys
+
+
+@pytest.mark.parametrize(("positions", "apart"), [("compact", False), ("stored", False), ("stored", True)])
+@pytest.mark.parametrize("new", [1, 3, 4, 5, 33])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("sink", [0, 3])
+def test_a_store_without_padding_chooses_as_if_it_might_have_some(
+    positions: Any, apart: bool, new: int, phase: str, sink: int
+) -> None:
+    queries, keys = two_texts(140)
+    method = TokenSelect(**SMALL | {"sink_tokens": sink}, positions=positions)
+    step = step_of(queries[:, :, -new:], keys, phase=phase)
+    if apart:  # evicted per head, so that the kv heads hold different tokens
+        at = torch.stack((torch.arange(140), torch.arange(140) + 5)).expand(2, -1, -1)
+        step = replace(step, store=Store(keys, at))
+    fast, general = (method.visit(told(replace(step, state={}), filled)) for filled in (True, False))
+    assert isinstance(fast, Gather) and isinstance(general, Gather)
+    assert torch.equal(fast.index, general.index) and fast.compact == general.compact
+    assert fast.index.shape == (2, 2 if apart else 1, 1, method.budget_tokens)
+
+
+def mixed_queries(num_tokens: int) -> Tensor:
+    """Queries of two texts by turns like and unlike the one before, not in both at once."""
+    queries, _ = two_texts(num_tokens)
+    for i in range(1, num_tokens):
+        for row in range(2):
+            if (i + row) % 3:
+                queries[row, :, i] = queries[row, :, i - 1] + 0.2 * queries[row, :, i]
+    return queries
+
+
+@pytest.mark.parametrize("positions", ["compact", "stored"])
+def test_decoding_chooses_alike_with_and_without_padding_in_mind_and_as_on_a_gpu(
+    positions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four runs: two ways to find places, and voting only where needed or always."""
+    method, keys, queries = TokenSelect(**SMALL, positions=positions), two_texts(100)[1], mixed_queries(100)
+    runs: list[list[Tensor]] = []
+    for filled in (True, False):
+        for gpu in (False, True):
+            monkeypatch.setattr(module, "_waits", lambda x, gpu=gpu: gpu)
+            state: dict[str, Any] = {}
+            seen = []
+            for i in range(70, 100):
+                step = step_of(queries[:, :, i : i + 1], keys[:, :, : i + 1], state=state)
+                visit = method.visit(told(step, filled))
+                assert isinstance(visit, Gather)
+                seen += [visit.index, state["chosen"], state["chosen_positions"], state["query"]]
+            runs.append(seen)
+    for other in runs[1:]:
+        for got, wanted in zip(other, runs[0], strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+    kept = [torch.equal(a, b) for a, b in zip(runs[0][1::4], runs[0][5::4], strict=False)]
+    assert True in kept and False in kept
+
+
+class NoQuestions(TorchDispatchMode):
+    """Refuses what would wait for a GPU: the value of a tensor, or a shape that depends on one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+        assert not any(str(func).startswith(f"aten.{name}.") for name in waits), f"{func} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("positions", ["compact", "stored"])
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_gpu_is_asked_for_no_value(positions: Any, filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, (queries, keys) = TokenSelect(**SMALL, positions=positions), random_text(90)
+    state: dict[str, Any] = {}
+
+    def decode() -> None:
+        for new in (33, 4, 1, 1, 1):
+            step = step_of(queries[:, :, -new:], keys, state=state)
+            method.visit(told(step, filled))
+
+    with pytest.raises(AssertionError, match="_local_scalar_dense.* waits"), NoQuestions():
+        decode()  # the CPU asks whether it must vote
+    state.clear()
+    monkeypatch.setattr(module, "_waits", lambda x: True)
+    with NoQuestions():
+        decode()
+
+
+def slab_step(queries: Tensor, keys: Tensor) -> Step:
+    """A step over a slab of the engine with spare room, keys stored as they come."""
+    num_tokens = keys.shape[2]
+    at = torch.arange(num_tokens, device=keys.device)[None]
+    slab = Slab(tuple(range(keys.shape[1])))
+    slab.append(keys, keys, at, first=0, reserve_tokens=num_tokens + 50)
+    step = replace(step_of(queries, keys, positions=at), store=slab)
+    return replace(step, logits=ScoredSlab(slab, None, HEAD_DIM**-0.5).logits)
+
+
+@pytest.mark.parametrize("positions", ["compact", "stored"])
+@pytest.mark.parametrize("new", [1, 4, 33])
+def test_on_cuda_keys_of_half_precision_are_multiplied_where_they_are(
+    positions: Any, new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CUDA does it, with its product that comes out in float32 stood in for."""
+    queries, keys = (x.bfloat16() for x in random_text(90))
+    method, step = TokenSelect(**SMALL, positions=positions), slab_step(queries[:, :, -new:], keys)
+    wanted = method.visit(step)
+    operands = []
+
+    def bmm(a: Tensor, b: Tensor, *, out_dtype: torch.dtype) -> Tensor:
+        operands.append(b)
+        assert a.dtype == b.dtype == torch.bfloat16
+        return a.to(out_dtype) @ b.to(out_dtype)
+
+    monkeypatch.setattr(naive_module, "_multiplies_as_is", lambda q, k: True)
+    monkeypatch.setattr(torch, "bmm", bmm)
+    got = method.visit(replace(step, state={}))
+    assert isinstance(got, Gather) and isinstance(wanted, Gather) and torch.equal(got.index, wanted.index)
+    far = step.store.keys[:, :, 3 : step.num_past - 7]
+    assert [(b.data_ptr(), b.shape) for b in operands] == [(far.data_ptr(), far[0].mT.shape)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("positions", ["compact", "stored"])
+@torch.no_grad()
+def test_a_gpu_neither_copies_the_keys_nor_waits(positions: Any) -> None:
+    method = TokenSelect(**SMALL, positions=positions)
+    queries, keys = (x.bfloat16().cuda() for x in random_text(2**17))
+    for new in (32, 1):  # a mean of 32 is exact either way
+        step, state = slab_step(queries[:, :, -new:], keys), {}
+        method.visit(replace(step, state=state))  # compiles
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            visit = method.visit(replace(step, state=state))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        logits = 4 * 4 * 2**17  # bytes of one voter's; a few tensors of that size, but no keys in float32
+        assert torch.cuda.max_memory_allocated() - before < 4 * logits + 2**20 < 2 * keys.nbytes
+        other = method.visit(told(step, False))
+        assert isinstance(visit, Gather) and isinstance(other, Gather)
+        assert torch.equal(visit.index, other.index)
+
+
 class TestSelectionCache:
     """A selection serves again while the query is alike."""
 
@@ -270,6 +439,13 @@ class TestSelectionCache:
         assert moved == [[voted_places(again[0], self.keys[0, :, 1:72], self.method)]]
         short = chosen_places(self.method, step_of(again, self.keys[:, :, :40], state=dict(self.state)))
         assert short == [[voted_places(again[0], self.keys[0, :, :39], self.method)]]
+
+    def test_tokens_taken_back_are_not_visited_twice(self) -> None:
+        """The window then reaches what was chosen before it."""
+        again, stop = self.queries[:, :, 70:71], max(self.far_of(self.first, 70)) + 2
+        places = self.next_places(again, stop=stop)
+        assert places == [[voted_places(again[0], self.keys[0, :, : stop - 1], self.method)]]
+        assert len(set(places[0][0])) == len(places[0][0])
 
     def test_each_row_of_a_batch_decides_for_itself(self) -> None:
         like, unlike = self.queries[:, :, 70:71] + 0.2 * self.queries[:, :, 71:72], self.queries[:, :, 71:72]

@@ -34,7 +34,7 @@ SIDE = {name: CONFIG[name] for name in ("BLOCK_A", "BLOCK_C")}
 SQUARE = {"STRIDE": 16, "BLOCK_D": 128, "HAS_FIRST": True, "PRECISION": "tf32", **SIDE}
 LOW_BIT = scores_config()
 ROW_INDEX = ("best", "index", "counts", "first_place")
-ROW_SIZES = ("H", "C", "T", "S", "NQ", "num_blocks", "num_best", "num_slashes", "width")
+ROW_SIZES = ("H", "P", "T", "S", "per_estimate", "NQ", "num_blocks", "num_best", "num_slashes", "width")
 LAUNCH = {"num_warps": CONFIG["num_warps"], "num_stages": CONFIG["num_stages"]}
 
 CASES = [
@@ -63,7 +63,7 @@ CASES = [
             **dict.fromkeys(ROW_SIZES, "i32!"),
         },
         constants={
-            **{"BLOCK": 64, "PER_CHUNK": 64, "CANDIDATES": 128, "OTHERS": 16, "SLOTS": 128, "HAS_FIRST": True}
+            **{"BLOCK": 64, "PER_PIECE": 32, "CANDIDATES": 64, "OTHERS": 16, "SLOTS": 128, "HAS_FIRST": True}
         },
         num_warps=2,
     ),

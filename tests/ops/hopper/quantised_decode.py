@@ -45,7 +45,10 @@ def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0) -> Com
             "VALUE_BITS": value_bits,
             "KEY_CHANNELS": key_channels,
             "VALUE_CHANNELS": value_channels,
-            "UNIT": min(32, GROUP // max(2, key_tokens, value_tokens)),
+            "UNIT": min(
+                64 if rows == 8 and max(key_bits, value_bits) < 8 else 32,
+                GROUP // max(2, key_tokens, value_tokens),
+            ),
             "ROWS": rows,
             "HAS_LENGTHS": False,
             "ASM": True,
@@ -59,7 +62,7 @@ def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0) -> Com
 
 # What is spilled there stays outside the loop, but for one load of some 3000 instructions a group with 16 rows.
 CASES = [
-    case(4, 4, 8, spill_bytes=8),
+    case(4, 4, 8),
     case(8, 8, 8),
     case(4, 2, 8),
     case(2, 2, 8),

@@ -7,16 +7,17 @@ mean(K_block).
 
 Paper: MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention (2024).
 
-Differs from the paper: the text is read in chunks, and a chunk's own tokens are visited densely (but by
-A-shape heads), so budgets are spent on the tokens before it. Diagonals are chosen as blocks of 64 x 64,
-ranked by the attention that such a block is expected to catch (each diagonal weighted by its share of the
-block), instead of one by one and widened to blocks later. Blocks of keys begin at multiples of
-`block_tokens`, so the block with the chunk's first token may hold some of the past on top of the budget; the
-visit is a `BlockTable`, which the GPU kernels serve. Where keys are kept before rotation, padding is not only
-at the left, or blocks are not of 16, 32, 64 or 128 tokens, single tokens are gathered instead, and blocks are
-counted from the end of the past; block-sparse heads are always served so. A pattern covers the past at short
-length: attention is dense then. Heads without a searched pattern are vertical-slash, as in the configurations
-the authors ship; `search.search_patterns` is the offline search.
+Differs from the paper: the text is read in chunks, each with an estimate of its own, and a query visits its own
+piece of `local_tokens` densely (but in A-shape heads), so budgets are spent on the tokens before that.
+Diagonals are chosen as blocks of 64 x 64, ranked by the attention that such a block is expected to catch (each
+diagonal weighted by its share of the block), instead of one by one and widened to blocks later. Blocks of keys
+begin at multiples of `block_tokens`, so the block with the piece's first token may hold some tokens on top of
+the budget; the visit is a `BlockTable`, which the GPU kernels serve. Where keys are kept before rotation,
+padding is not only at the left, or blocks are not of 16, 32, 64 or 128 tokens, single tokens are gathered
+instead, blocks are counted from the end of the past, and the piece is the chunk; block-sparse heads are always
+served so. Attention is dense where a pattern covers the past, and where that takes less time than an index.
+Heads without a searched pattern are vertical-slash, as in the configurations the authors ship;
+`search.search_patterns` is the offline search.
 
 Fails when: attention is spread thinly over the past, or what the last 64 queries of a chunk look at is not what its
 other queries need. The estimate costs 64 queries over the whole past, so prefill stays quadratic with a factor of
@@ -35,9 +36,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from longspan.methods.attention.minference.index import HeadPattern, visit_patterns
+from longspan.methods.attention.minference.index import HeadPattern, dense_teraflops, visit_patterns
 from longspan.roles import LayerInfo, ModelInfo, Phase, Selection, Step
-from longspan.visit import Visit
+from longspan.visit import Dense, Visit
 
 CARD = {
     "title": "MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention",
@@ -62,10 +63,11 @@ CARD = {
         "chunked_reading": "each chunk is estimated from its own last 64 queries, so other chunks visit other keys",
         "left_padding": "padding moves the chunks and with them the 64 queries of each estimate",
     },
-    "example": "minference(vertical_tokens=32, slash_tokens=32, block_tokens=16)",
+    "example": "minference(vertical_tokens=32, slash_tokens=32, block_tokens=16, dense_teraflops=0)",
     "identity": "minference(vertical_tokens=4096, slash_tokens=4096)",
 }
 
+DENSE_TERAFLOPS = 0.6  # about a millisecond of an H100 or H200; the launches that build an index take as long
 PATTERNS = ("vertical_slash", "a_shape", "block_sparse")
 
 
@@ -76,24 +78,36 @@ class MInference(Selection):
     Args:
         vertical_tokens: single past tokens that every query of a chunk visits.
         slash_tokens: past tokens that a block of queries visits along diagonals, in whole blocks (rounded up).
+        local_tokens: queries that visit each other densely, in whole blocks (rounded up); a chunk, where that is shorter.
         block_tokens: queries, and keys, of a block.
+        dense_teraflops: a chunk whose dense attention takes up to so many operations (10^12) is read densely; None for
+            0.6 on a GPU, which is about what it does while an index is built, and 0 elsewhere.
         patterns: a JSON file of `search_patterns`: pattern and budgets of each layer and head; "" for vertical-slash
             everywhere. Its budgets take the place of `vertical_tokens` and `slash_tokens`.
     """
 
     vertical_tokens: int = 500  # the authors' search space holds (vertical, slash) = (500, 700)
     slash_tokens: int = 700  # see vertical_tokens
+    local_tokens: int = 1024  # ours: as many as a chunk on a CPU has
     block_tokens: int = 64  # the authors' kernels
+    dense_teraflops: float | None = None  # ours
     patterns: str = ""  # the authors search once a model; without it, vertical-slash everywhere
 
     phases: ClassVar[frozenset[Phase]] = frozenset({"prefill"})
 
     def __post_init__(self) -> None:
-        for name, least in (("vertical_tokens", 1), ("slash_tokens", 0), ("block_tokens", 1)):
+        for name, least in (
+            ("vertical_tokens", 1),
+            ("slash_tokens", 0),
+            ("local_tokens", 1),
+            ("block_tokens", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(
                     f"got {name}={getattr(self, name)}; allowed is {least} or more, such as {name}=512"
                 )
+        if self.dense_teraflops is not None and not self.dense_teraflops >= 0:
+            raise ValueError(f"got dense_teraflops={self.dense_teraflops}; allowed is 0 or more, such as 0.6")
         assert self._layers is not None or not self.patterns
 
     def check(self, model: ModelInfo) -> None:
@@ -110,7 +124,15 @@ class MInference(Selection):
 
     def visit(self, step: Step) -> Visit:
         """See `Selection`."""
-        return visit_patterns(step, self._head_patterns(step.layer, step.store.heads), self.block_tokens)
+        if dense_teraflops(step) <= self._dense_teraflops(step.queries.is_cuda):
+            return Dense()
+        patterns = self._head_patterns(step.layer, step.store.heads)
+        return visit_patterns(step, patterns, self.block_tokens, self.local_tokens)
+
+    def _dense_teraflops(self, cuda: bool) -> float:
+        if self.dense_teraflops is not None:
+            return self.dense_teraflops
+        return DENSE_TERAFLOPS if cuda else 0.0
 
     @cached_property
     def _layers(self) -> tuple[tuple[HeadPattern, ...], ...] | None:

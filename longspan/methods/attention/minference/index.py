@@ -27,8 +27,16 @@ HeadPattern = tuple[
 # block_sparse, tokens, 0. All in tokens.
 
 
-def visit_patterns(step: Step, patterns: Sequence[HeadPattern], block_tokens: int) -> Visit:
-    """The visit of one step where query head i of the slab follows `patterns[i]`."""
+def dense_teraflops(step: Step) -> float:
+    """Operations (10^12) of the two products of dense attention, over the visible pairs of a step."""
+    B, H, T, D = step.queries.shape
+    return 4e-12 * B * H * D * T * (step.num_past + (T + 1) / 2)
+
+
+def visit_patterns(
+    step: Step, patterns: Sequence[HeadPattern], block_tokens: int, local_tokens: int | None = None
+) -> Visit:
+    """The visit of one step where query head i of the slab follows `patterns[i]`; see `MInference` for the rest."""
     groups: dict[HeadPattern, list[int]] = {}
     for head, pattern in enumerate(patterns):
         covered = pattern[1] + pattern[2] >= (
@@ -45,7 +53,8 @@ def visit_patterns(step: Step, patterns: Sequence[HeadPattern], block_tokens: in
         elif pattern[0] == "a_shape":
             part = Ranges(sink_tokens=pattern[1], window_tokens=max(1, pattern[2]))
         elif pattern[0] == "vertical_slash" and tabled:
-            part = visit_of_heads(_table(step, block_tokens, pattern, first_place), heads, len(patterns))
+            table = _table(step, block_tokens, local_tokens, pattern, first_place)
+            part = visit_of_heads(table, heads, len(patterns))
         elif pattern[0] == "vertical_slash":
             assert estimate is not None
             columns, blocks = (x[:, heads] for x in estimate)
@@ -71,7 +80,13 @@ def _table_places(step: Step, block_tokens: int) -> tuple[bool, Tensor | None]:
     return bool(at_left.all()), first_place.int()
 
 
-def _table(step: Step, block_tokens: int, pattern: HeadPattern, first_place: Tensor | None) -> BlockTable:
+def _table(
+    step: Step,
+    block_tokens: int,
+    local_tokens: int | None,
+    pattern: HeadPattern,
+    first_place: Tensor | None,
+) -> BlockTable:
     """Vertical-slash with the budgets of `pattern`, for all heads of the slab."""
     return vertical_slash_table(
         step.queries,
@@ -79,6 +94,7 @@ def _table(step: Step, block_tokens: int, pattern: HeadPattern, first_place: Ten
         scale=step.layer.scale,
         vertical_tokens=pattern[1],
         slash_tokens=pattern[2],
+        local_tokens=None if local_tokens is None else -(-local_tokens // block_tokens) * block_tokens,
         block_tokens=block_tokens,
         last_queries=ESTIMATE_QUERIES,
         first_tokens=ALWAYS_VERTICAL_TOKENS,
