@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,7 +43,10 @@ def inspect_model(model: PreTrainedModel, name: str) -> ModelInfo:
             f"{name} has attention in {len(modules)} of {config.num_hidden_layers} layers; hybrid models are not served yet"
         )
     window = int(config.max_position_embeddings)
-    layers = tuple(_layer(module, config, model, window) for module in modules)
+    rope_of = cache(
+        lambda layer_type: _rope(model, config, layer_type, window)
+    )  # what layers share is one object
+    layers = tuple(_layer(module, config, rope_of) for module in modules)
     parameter = next(model.parameters())
     return ModelInfo(
         name=name,
@@ -65,7 +69,7 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _layer(module: nn.Module, config: Any, model: PreTrainedModel, window: int) -> LayerInfo:
+def _layer(module: nn.Module, config: Any, rope_of: Callable[[str | None], Rope | None]) -> LayerInfo:
     index = int(module.layer_idx)  # type: ignore[arg-type]
     types = getattr(config, "layer_types", None)
     layer_type = types[index] if types else None
@@ -87,7 +91,7 @@ def _layer(module: nn.Module, config: Any, model: PreTrainedModel, window: int) 
         num_kv_heads=int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
         head_dim=head_dim,
         scale=float(module.scaling),  # type: ignore[arg-type]
-        rope=_rope(model, config, layer_type, window),
+        rope=rope_of(layer_type),
         sliding_window_tokens=None if sliding is None else int(sliding),
     )
 
