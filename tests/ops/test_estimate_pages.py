@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from longspan.ops.backend import watch_backends
 from longspan.ops.estimate.centroids import centroid_scores, k_means, tokens_of
 from longspan.ops.estimate.channels import channel_scores, label_channels, label_keys
 from longspan.ops.estimate.pages import mean_pages, minmax_pages, page_scores
@@ -146,22 +145,6 @@ def test_select_pages_finds_the_planted_page(triton_device: str, backend: str) -
     ):
         index = select_pages(q, pages, 3, kind=kind, always_first=1, always_last=1, backend=backend)
         assert index.tolist() == [[[0, 333 // 16, 31], [0, 77 // 16, 31]]]
-
-
-@pytest.mark.parametrize("kind", ["mean", "minmax"])
-@pytest.mark.parametrize(("T", "P", "k"), [(1, 100, 7), (3, 31, 31), (1, 17, 40), (1, 1, 1)])
-def test_scores_and_choice_in_one_launch(triton_device: str, kind: str, T: int, P: int, k: int) -> None:
-    lengths = torch.tensor([P, P // 2], dtype=torch.int32, device=triton_device)
-    for dtype in _dtypes(triton_device):
-        q = _draw(2, 6, T, 48, device=triton_device, dtype=dtype)
-        lows, highs = (_draw(2, 2, P, 48, device=triton_device, dtype=dtype, seed=i) for i in (1, 2))
-        pages = lows if kind == "mean" else (lows, highs)
-        for reduce, always in (("max", {}), ("sum", {"always_first": 1, "always_last": min(k, 2) - 1})):
-            options = {"kind": kind, "reduce": reduce, "lengths": lengths, **(always if k > 1 else {})}
-            with watch_backends() as seen:
-                index = select_pages(q, pages, k, backend="triton", **options)
-            assert ("select_pages", "triton, one launch") in {(x.op, x.backend) for x in seen}
-            assert torch.equal(index, select_pages(q, pages, k, backend="naive", **options))
 
 
 @pytest.mark.parametrize("backend", ["naive", "triton"])

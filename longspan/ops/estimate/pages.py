@@ -96,7 +96,7 @@ def page_scores(
     Raises:
         ValueError: for shapes, dtypes or settings that do not fit.
     """
-    first, second = check_scores(q_BHTD, pages, kind, reduce, lengths)
+    first, second = _check_scores(q_BHTD, pages, kind, reduce, lengths)
     G = q_BHTD.shape[1] // first.shape[1]
     reason = triton_reason(q_BHTD, first, forced=backend == "triton")
     rows = _power_of_two(G) * _power_of_two(q_BHTD.shape[2])
@@ -202,10 +202,9 @@ def _summaries(
     return outs
 
 
-def check_scores(
+def _check_scores(
     q_BHTD: Tensor, pages: Pages, kind: Kind, reduce: Reduce, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The summaries, means or (lows, highs); raises ValueError as `page_scores` says."""
     if kind not in ("mean", "minmax") or reduce not in ("max", "sum"):
         raise ValueError(
             f"got kind={kind!r}, reduce={reduce!r}; allowed are kind 'mean' or 'minmax' and reduce 'max' or 'sum'"

@@ -8,10 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longspan.ops.estimate.select_triton import store_best
-
-SELECT_BYTES = 2**17  # of summaries: as many as one program can score, and so choose among, at once
-
 
 @triton.jit
 def _pages_kernel(
@@ -87,9 +83,6 @@ def _page_scores_kernel(
     num_queries,
     head_dim,
     scale,
-    k,
-    always_first,
-    always_last,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_T: tl.constexpr,
@@ -98,7 +91,6 @@ def _page_scores_kernel(
     MINMAX: tl.constexpr,
     SUM: tl.constexpr,
     PER_HEAD: tl.constexpr,
-    SELECT: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -141,12 +133,7 @@ def _page_scores_kernel(
     else:
         best = tl.sum(scores, axis=1) if SUM else tl.max(scores, axis=1)
         best = tl.where(used, best, float("-inf"))
-        if SELECT:
-            valid = used & (best > float("-inf"))
-            forced = valid & ((page < always_first) | (page >= length - always_last))
-            store_best(out + row * k, best, page, valid, forced, k, BLOCK_P)
-        else:
-            tl.store(out + row * num_pages + page, best, mask=page < num_pages)
+        tl.store(out + row * num_pages + page, best, mask=page < num_pages)
 
 
 def triton_pages(keys_BKSD: Tensor, page_tokens: int, start_page: int, outs: tuple[Tensor, ...]) -> None:
@@ -190,72 +177,14 @@ def triton_page_scores(
     config: tuple[int, int] | None = None,
 ) -> Tensor:
     """See `page_scores`; `config` is (pages a program, warps), None for the table's."""
-    B, H = q_BHTD.shape[:2]
+    B, H, T, D = q_BHTD.shape
     K, P = first.shape[1:3]
-    config = config or _config(B * K, P, _page_bytes(first, second), _rows(q_BHTD, K))
+    group, block_t = H // K, triton.next_power_of_2(T)
+    block_d = max(16, triton.next_power_of_2(D))
+    rows = max(16, triton.next_power_of_2(group) * block_t)
+    page_bytes = block_d * first.element_size() * (1 if second is None else 2)
+    block_p, warps = config or _config(B * K, P, page_bytes, rows)
     out = torch.empty(B, H if per_head else K, P, dtype=torch.float32, device=q_BHTD.device)
-    _launch(
-        q_BHTD,
-        first,
-        second,
-        out,
-        scale=scale,
-        reduce=reduce,
-        lengths=lengths,
-        config=config,
-        per_head=per_head,
-    )
-    return out
-
-
-def select_reason(q_BHTD: Tensor, first: Tensor, second: Tensor | None, k: int) -> str | None:
-    """Why no single program can hold all pages; None when one can."""
-    K, P = first.shape[1:3]
-    block_p = max(16, triton.next_power_of_2(max(P, k)))
-    if block_p * _page_bytes(first, second) <= SELECT_BYTES and block_p * _rows(q_BHTD, K) <= 8192:
-        return None
-    return f"{P} pages are more than one program holds"
-
-
-def triton_select_pages(
-    q_BHTD: Tensor,
-    first: Tensor,
-    second: Tensor | None,
-    k: int,
-    *,
-    reduce: str,
-    always_first: int,
-    always_last: int,
-    lengths: Tensor | None,
-) -> Tensor:
-    """See `select_pages`: scores and choice in one launch, where `select_reason` is None."""
-    B, K, P = first.shape[:3]
-    block_p = max(16, triton.next_power_of_2(max(P, k)))
-    index = torch.empty(B, K, k, dtype=torch.int32, device=q_BHTD.device)
-    select = (k, always_first, always_last)
-    config = (block_p, 8 if block_p > 64 else 4)
-    _launch(
-        q_BHTD, first, second, index, scale=1.0, reduce=reduce, lengths=lengths, config=config, select=select
-    )
-    return index
-
-
-def _launch(
-    q_BHTD: Tensor,
-    first: Tensor,
-    second: Tensor | None,
-    out: Tensor,
-    *,
-    scale: float,
-    reduce: str,
-    lengths: Tensor | None,
-    config: tuple[int, int],
-    per_head: bool = False,
-    select: tuple[int, int, int] | None = None,
-) -> None:
-    """Scores into `out`, or with `select` (k, always_first, always_last) the chosen pages."""
-    (B, H, T, D), (K, P) = q_BHTD.shape, first.shape[1:3]
-    block_p, warps = config
     other = first if second is None else second
     _page_scores_kernel[(triton.cdiv(P, block_p), B * K)](
         q_BHTD,
@@ -271,31 +200,19 @@ def _launch(
         T,
         D,
         scale,
-        *(select or (0, 0, 0)),
-        GROUP=H // K,
-        ROWS=_rows(q_BHTD, K),
-        BLOCK_T=triton.next_power_of_2(T),
+        GROUP=group,
+        ROWS=rows,
+        BLOCK_T=block_t,
         BLOCK_P=block_p,
-        BLOCK_D=max(16, triton.next_power_of_2(D)),
+        BLOCK_D=block_d,
         MINMAX=second is not None,
         SUM=reduce == "sum",
         PER_HEAD=per_head,
-        SELECT=select is not None,
         HAS_LENGTHS=lengths is not None,
         PRECISION="ieee" if q_BHTD.dtype == torch.float32 else "tf32",
         num_warps=warps,
     )
-
-
-def _rows(q_BHTD: Tensor, num_kv_heads: int) -> int:
-    """Heads of a kv head times queries, as a tile holds them."""
-    heads, queries = q_BHTD.shape[1] // num_kv_heads, q_BHTD.shape[2]
-    return max(16, triton.next_power_of_2(heads) * triton.next_power_of_2(queries))
-
-
-def _page_bytes(first: Tensor, second: Tensor | None) -> int:
-    width = max(16, triton.next_power_of_2(first.shape[3]))
-    return width * first.element_size() * (1 if second is None else 2)
+    return out
 
 
 def _config(heads: int, num_pages: int, page_bytes: int, rows: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from longspan.ops.backend import choose, triton_reason
-from longspan.ops.estimate.pages import Kind, Pages, Reduce, check_lengths, check_scores, page_scores
+from longspan.ops.estimate.pages import Kind, Pages, Reduce, check_lengths, page_scores
 
 MOST_TOP_P = 16384  # entries that one kernel program holds
 
@@ -39,7 +39,10 @@ def top_k(
         ValueError: for shapes, dtypes or sizes that do not fit.
     """
     _check(scores_BhN, k, "k", lengths)
-    _check_k(k, "k", always_first, always_last)
+    if always_first < 0 or always_last < 0 or always_first + always_last > k:
+        raise ValueError(
+            f"got always_first={always_first}, always_last={always_last}; allowed are 0 or more, together k={k} at most"
+        )
     reason = triton_reason(scores_BhN[..., :1], forced=backend == "triton")
     chosen = choose("top_k", {"triton": reason, "naive": None}, backend)
     if chosen == "triton":
@@ -104,8 +107,7 @@ def select_pages(
 ) -> Tensor:
     """The k best pages of every kv head for the queries of a step: `page_scores`, then `top_k`.
 
-    On a GPU one launch up to some 256 pages, two up to 16,384, three beyond while k is small. The index is what
-    `gather_decode` takes.
+    On a GPU two launches up to 16,384 pages, three beyond while k is small. The index is what `gather_decode` takes.
 
     Args:
         q_BHTD, pages, kind, reduce: as of `page_scores`.
@@ -119,24 +121,6 @@ def select_pages(
     Raises:
         ValueError: as the two.
     """
-    first, second = check_scores(q_BHTD, pages, kind, reduce, lengths)
-    _check_k(k, "k", always_first, always_last)
-    reason = triton_reason(q_BHTD, first, forced=backend == "triton")
-    if reason is None and backend != "naive":
-        from longspan.ops.estimate.pages_triton import select_reason, triton_select_pages
-
-        reason = select_reason(q_BHTD, first, second, k)
-    if backend == "naive":
-        reason = "backend='naive' is named"
-    candidates = {"triton, one launch": reason, "scores, then top_k": None}
-    if choose("select_pages", candidates) == "triton, one launch":
-        return triton_select_pages(
-            *(q_BHTD, first, second, k),
-            reduce=reduce,
-            always_first=always_first,
-            always_last=always_last,
-            lengths=lengths,
-        )
     scores = page_scores(q_BHTD, pages, kind=kind, reduce=reduce, lengths=lengths, backend=backend)
     return top_k(
         scores, k, always_first=always_first, always_last=always_last, lengths=lengths, backend=backend
@@ -205,14 +189,6 @@ def _check(scores_BhN: Tensor, k: int, name: str, lengths: Tensor | None) -> Non
         )
     if scores_BhN.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"got scores of {scores_BhN.dtype}; allowed are float32, float16 and bfloat16")
-    _check_k(k, name)
-    check_lengths(lengths, scores_BhN.shape[0], scores_BhN.device)
-
-
-def _check_k(k: int, name: str, always_first: int = 0, always_last: int = 0) -> None:
     if k < 1:
         raise ValueError(f"got {name}={k}; allowed is 1 or more")
-    if always_first < 0 or always_last < 0 or always_first + always_last > k:
-        raise ValueError(
-            f"got always_first={always_first}, always_last={always_last}; allowed are 0 or more, together k={k} at most"
-        )
+    check_lengths(lengths, scores_BhN.shape[0], scores_BhN.device)

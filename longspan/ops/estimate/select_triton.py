@@ -78,22 +78,6 @@ def load_scores(scores, place, inside, length, first, last):
 
 
 @triton.jit
-def store_best(to, x, place, valid, forced, k, BLOCK: tl.constexpr):
-    """Write the places of the `forced` and of the highest other `valid` of x [BLOCK], k together, in order, then -1."""
-    want = tl.minimum(tl.sum(valid.to(tl.int32), axis=0), k)
-    rest = want - tl.sum(forced.to(tl.int32), axis=0)
-    keys = tl.where(valid & ~forced, ordered(x), LOWEST)
-    weights = tl.full([BLOCK], 1.0, tl.float32)
-    threshold = _threshold(keys, weights, rest.to(tl.float32))
-    above = forced | (keys > threshold)
-    equal = keys == threshold
-    need = want - tl.sum(above.to(tl.int32), axis=0)
-    store_chosen(to, place, above, equal, need, 0, 0)
-    local = tl.arange(0, BLOCK)
-    tl.store(to + local, tl.full([BLOCK], -1, tl.int32), mask=(local >= want) & (local < k))
-
-
-@triton.jit
 def _select_kernel(
     scores,
     candidates,
@@ -124,8 +108,17 @@ def _select_kernel(
     base = scores + b * stride_b + (row % num_rows_each) * stride_h
     inside = (place >= 0) & (place < length)
     x, valid, forced = load_scores(base, place, inside, length, first, last)
+    want = tl.minimum(tl.sum(valid.to(tl.int32), axis=0), k)
+    rest = want - tl.sum(forced.to(tl.int32), axis=0)
+    keys = tl.where(valid & ~forced, ordered(x), LOWEST)
+    weights = tl.full([BLOCK], 1.0, tl.float32)
+    threshold = _threshold(keys, weights, rest.to(tl.float32))
+    above = forced | (keys > threshold)
+    equal = keys == threshold
+    need = want - tl.sum(above.to(tl.int32), axis=0)
     to = index + (row * tl.num_programs(1) + tl.program_id(1)) * k
-    store_best(to, x, place, valid, forced, k, BLOCK)
+    store_chosen(to, place, above, equal, need, 0, 0)
+    tl.store(to + local, tl.full([BLOCK], -1, tl.int32), mask=(local >= want) & (local < k))
 
 
 @triton.jit
