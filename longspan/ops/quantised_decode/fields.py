@@ -33,6 +33,12 @@ def offset(field, bits):
 
 
 @triton.constexpr_function
+def tokens_alike(bits, channels):
+    """Does each channel of a word have one offset, whichever token of the word a field belongs to?"""
+    return all(offset(field, bits) == offset(field % channels, bits) for field in range(32 // bits))
+
+
+@triton.constexpr_function
 def twice(x):
     """The float16 x >= 1, exact in it, in both halves of a word, in hexadecimal."""
     exponent = len(f"{int(x):b}") - 1

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longspan.ops.merge_states import merge_stacked
-from longspan.ops.quantised_decode.fields import exp2, inverse, log2, numbers, offset
+from longspan.ops.quantised_decode.fields import exp2, inverse, log2, numbers, offset, tokens_alike
 from longspan.ops.quantised_decode.launch import Launch, choose_launch
 from longspan.ops.quantised_decode.store import QuantisedKV, word_shape
 
@@ -33,13 +33,14 @@ def load_words(at, inside, PADDED: tl.constexpr):
 def group_queries(
     queries,
     key_scales,
+    TOKEN: tl.constexpr,
     D: tl.constexpr,
     BITS: tl.constexpr,
     WORDS: tl.constexpr,
     ASM: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Queries times the key scales of a group, and the part of the logits that all its tokens share."""
+    """Queries times the key scales of a group, and the part of the logits that the tokens of a place in the words share."""
     WIDTH: tl.constexpr = D // len(queries)
     place = tl.arange(0, WORDS)
     scaled = ()
@@ -50,7 +51,7 @@ def group_queries(
         scale = (pair << 16).to(tl.float32, bitcast=True).to(DTYPE)
         zero = (pair & -65536).to(tl.float32, bitcast=True)
         if ASM:
-            zero -= offset(j, BITS)
+            zero -= offset(TOKEN * len(queries) + j, BITS)
         product = queries[j] * scale[:, None]
         terms += product.to(tl.float32) * zero[:, None]
         scaled += (product,)
@@ -85,7 +86,7 @@ def past_groups(
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     for g in range(first, last):
-        scaled, bias = group_queries(queries, key_scales + g * D, D, KEY_BITS, KEY_WORDS, ASM, DTYPE)
+        scaled, bias = group_queries(queries, key_scales + g * D, 0, D, KEY_BITS, KEY_WORDS, ASM, DTYPE)
         key_group = key_codes + g * (KEY_LINES * KEY_WIDTH)
         value_group = value_codes + g * (VALUE_LINES * VALUE_WIDTH)
         scale_group = value_scales + g * (GROUP // 2)
@@ -98,6 +99,10 @@ def past_groups(
                 at = key_group + (u * UNIT + n)[:, None] * KEY_WIDTH + kw[None, :]
                 key_tiles += (load_words(at, (kw < KEY_WIDTH)[None, :], KEY_WIDTH != KEY_WORDS),)
             key_tile = key_tiles[u % KEY_TILES]
+            if ASM and u >= KEY_TILES and u % KEY_TILES == 0 and not tokens_alike(KEY_BITS, KEY_CHANNELS):
+                scaled, bias = group_queries(
+                    queries, key_scales + g * D, u // KEY_TILES, D, KEY_BITS, KEY_WORDS, ASM, DTYPE
+                )
             logits = tl.zeros([UNIT, ROWS], tl.float32) + bias[None, :]
             for j in tl.static_range(KEY_CHANNELS):
                 keys = numbers(key_tile, u // KEY_TILES * KEY_CHANNELS + j, KEY_BITS, False, ASM, DTYPE)

@@ -1,4 +1,4 @@
-"""`quantised_decode` as it is launched for 8 kv heads and a head dimension of 128 in bfloat16, groups of 128 tokens."""
+"""`quantised_decode` as it is launched for 8 kv heads in bfloat16, groups of 128 tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from longspan.ops.quantised_decode.store import word_shape
 from longspan.ops.quantised_decode.triton import quantised_kernel
 from tests.ops.compiling import CompileCase
 
-HEAD_DIM, GROUP = 128, 128
+GROUP = 128
 POINTERS = {
     "q": "*bf16",
     "key_codes": "*i32",
@@ -25,13 +25,13 @@ STRIDES = ("q_stride_b q_stride_h q_stride_t kc_stride_b kc_stride_k ks_stride_b
 COUNTS = ("K", "G", "T", "W", "num_groups", "row_blocks")
 
 
-def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0) -> CompileCase:
+def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0, head_dim: int = 128) -> CompileCase:
     """The launch of 8 or 16 rows (queries times heads of a kv head) a program."""
     (key_tokens, key_channels), (value_tokens, value_channels) = (
-        word_shape(bits, HEAD_DIM) for bits in (key_bits, value_bits)
+        word_shape(bits, head_dim) for bits in (key_bits, value_bits)
     )
     return CompileCase(
-        name=f"keys in {key_bits} bits, values in {value_bits}, {rows} rows",
+        name=f"keys in {key_bits} bits, values in {value_bits}, {rows} rows, head_dim {head_dim}",
         kernel=quantised_kernel,
         arguments=POINTERS
         | dict.fromkeys(STRIDES, "i32")
@@ -39,7 +39,7 @@ def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0) -> Com
         | {"scale": "fp32"},
         constants={
             "lengths": None,
-            "D": HEAD_DIM,
+            "D": head_dim,
             "GROUP": GROUP,
             "KEY_BITS": key_bits,
             "VALUE_BITS": value_bits,
@@ -66,5 +66,6 @@ CASES = [
     case(8, 8, 8),
     case(4, 2, 8),
     case(2, 2, 8),
+    case(2, 2, 8, head_dim=64),
     case(4, 4, 16, spill_bytes=48),
 ]
