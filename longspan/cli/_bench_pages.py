@@ -22,14 +22,18 @@ class Page(StrEnum):
 
     ruler = "ruler"
     suites = "suites"
+    positions = "positions"
 
 
 def pages(
     page: Annotated[
-        Page, typer.Argument(help="ruler: every method over RULER. suites: dense over every suite.")
+        Page,
+        typer.Argument(
+            help="ruler: every method over RULER. suites: dense over every suite. positions: past the trained window."
+        ),
     ],
     methods: Annotated[
-        list[str] | None, typer.Option(help="With ruler: names of methods; default all.")
+        list[str] | None, typer.Option(help="With ruler and positions: names of methods; default all.")
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="With suites: tasks or suites; default all.")] = None,
     lengths: Annotated[
@@ -54,7 +58,7 @@ def pages(
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
     docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),
 ) -> None:
-    """Measure and write the tables of docs/proof.md (RULER by method) and docs/suites.md.
+    """Measure and write the tables of docs/proof.md (RULER by method), docs/suites.md and docs/positions.md.
 
     Example: longspan bench pages ruler --samples 10 --device cuda
     """
@@ -82,7 +86,10 @@ def _plan(
 ) -> list[Any]:
     from longspan.evaluation.exams import FIRST_SEED
     from longspan.evaluation.pages import plan_ruler, plan_suites
+    from longspan.evaluation.stretch import plan_stretch
 
+    if page is Page.positions:
+        return plan_stretch(methods, samples, FIRST_SEED + skip, tokenizer)
     if page is Page.ruler:
         return plan_ruler(methods, samples, FIRST_SEED + skip, tokenizer)
     return plan_suites(None if tasks is None else read_tasks(tasks), samples, FIRST_SEED + skip, tokenizer)
@@ -113,12 +120,17 @@ def write_proof(file: Path, page: str) -> None:
 
 def _write(page: Page, rows: list[Any], docs: Path) -> None:
     from longspan.evaluation.pages import RULER_END, RULER_START, put_between, ruler_section, suites_page
+    from longspan.evaluation.stretch import stretch_figure, stretch_page
 
     if page is Page.ruler:
         file = docs / "proof.md"
         whole = file.read_text(encoding="utf-8") if file.exists() else "# Proof\n"
         rows = [row for row in rows if row["suite"] == "ruler"]
         write_text(file, put_between(whole, RULER_START, RULER_END, ruler_section(rows)))
+    elif page is Page.positions:
+        file = docs / "positions.md"
+        write_text(docs / "images" / "positions.svg", stretch_figure(rows))
+        write_text(file, stretch_page(rows))
     else:
         file = docs / "suites.md"
         write_text(file, suites_page(rows))

@@ -20,6 +20,7 @@ from longspan.evaluation.pages import (
     suites_page,
 )
 from longspan.evaluation.registry import find_tasks
+from longspan.evaluation.stretch import plan_stretch, stretch_figure, stretch_page, stretch_specs
 from tests.evaluation.fake_model import WordTokenizer
 
 
@@ -92,3 +93,39 @@ def test_a_section_is_replaced_where_it_stands(tmp_path: Path) -> None:
 def test_every_claim_has_specs_for_the_table(name: str) -> None:
     card = all_cards()[name]
     assert (2048 in ruler_specs(card)) == bool(card.claim)
+
+
+def test_the_positions_family_is_planned_past_the_window() -> None:
+    specs = stretch_specs()
+    assert list(specs)[:2] == ["dense", "truncate"] and specs["ntk"][16384] == "ntk(factor=8.0)"
+    family = {name for name, card in all_cards().items() if card.family == "positions" and card.claim}
+    assert family <= set(specs)
+    jobs = plan_stretch(["ntk", "dense"], 2, 1, WordTokenizer())
+    assert {job.case.length_tokens for job in jobs} == {8192, 16384, 32768, 65536}
+    assert {job.case.depth for job in jobs if job.case.task == "ruler/niah_single_1"} == {
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    }
+    with pytest.raises(ValueError, match="'snapkv' is no method of the positions family"):
+        stretch_specs(["snapkv"])
+
+
+def test_the_positions_page_has_scores_and_perplexity() -> None:
+    needle = "ruler/niah_single_1"
+    rows = [row("dense", needle, 8192, 0.0, depth=0.0), row("ntk(factor=3.0)", needle, 8192, 1.0, depth=0.0)]
+    rows += [row("ntk(factor=3.0)", needle, 8192, 0.5, depth=1.0, seed=2)]
+    buckets = [[0, 4096, 9.0, 4096], [4096, 8192, 2.0, 4096]]
+    rows += [row("ntk(factor=3.0)", "perplexity/perplexity", 8192, None, buckets=buckets)]
+    page = stretch_page(rows)
+    assert "| `ntk` | `ntk(factor=3.0)` | 75 | – | – | – | 7.4 |" in page
+    assert "| `dense` | `dense` | 0 | – | – | – | – |" in page and "## 16K tokens" not in page
+    figure = stretch_figure(rows)
+    assert (
+        figure.startswith("<svg")
+        and ">needle at 100%<" in figure
+        and ">50<" in figure
+        and ">pi<" not in figure
+    )
