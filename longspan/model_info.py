@@ -21,6 +21,8 @@ class Rope:
         window_tokens: positions the model was trained on.
         rotary_dims: leading dims of a head that are rotated (smaller than D with partial rotary).
         rope_type: transformers' name of what the model itself does: "default", "llama3", "yarn", ...
+        start_tokens: positions below this turn by `start_inv_freq` instead (LongRoPE's first tokens).
+        start_inv_freq: float32 `[rotary_dims / 2]`, where there are such positions.
     """
 
     inv_freq: Tensor
@@ -29,6 +31,8 @@ class Rope:
     window_tokens: int
     rotary_dims: int
     rope_type: str = "default"
+    start_tokens: int = 0
+    start_inv_freq: Tensor | None = None
 
     def with_parameters(self, **parameters: object) -> Rope:
         """The rotary embedding that transformers' own `ROPE_INIT_FUNCTIONS` makes of these `rope_parameters`.

@@ -127,6 +127,11 @@ class Positions(Method):
         """New frequencies. Keys stay stored rotated, so this costs nothing."""
         return rope
 
+    def rope_at(self, rope: Rope, num_tokens: int) -> Rope | None:
+        """New frequencies once `num_tokens` have come, where they depend on that: keys are then stored pre-rotary, and
+        each step rotates all of them with the frequencies of its own end. None: `rope` serves every length."""
+        return None
+
     def logit_scale(self, positions: Tensor, layer: LayerInfo) -> Tensor | None:
         """Factor on the logits of queries at `positions` `[B, T]`, broadcast over heads and keys; None for 1."""
         return None

@@ -1,4 +1,4 @@
-"""`longspan train`: make the reference model anew, and measure one."""
+"""`longspan train`: make the reference model anew, measure one, and extend a model's window."""
 
 import os
 import time
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from longspan.cli._output import check_writable, write_json
+from longspan.cli._train_extend import extend, schemes
 from longspan.errors import UserInputError
 
 app = typer.Typer(no_args_is_help=True)
@@ -15,10 +16,14 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _train() -> None:
-    """Train models: the bundled reference model's recipe.
+    """Train models: the bundled reference model's recipe, and longer windows for any model.
 
     Example: longspan train reference --text books/ --out run/ --seconds 540
     """
+
+
+app.command()(extend)
+app.command()(schemes)
 
 
 @app.command()

@@ -128,7 +128,8 @@ def _attend_chunk(run: Run, index: int, new: NewTokens) -> Tensor:
 def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTokens) -> Tensor:
     """The query heads of one slab over all it holds, the new tokens included."""
     plan, slab = run.plan.layers[index], run.layers[index].slabs[number]
-    logits = ScoredSlab(slab, plan.rotary, new.scale).logits
+    rotary = plan.rotary(slab)
+    logits = ScoredSlab(slab, rotary, new.scale).logits
 
     def step(method: object) -> Step:
         return Step(
@@ -140,7 +141,7 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
             num_new=new.num_tokens,
             state={} if method is None else run.state(index, method, number),
             logits=logits,
-            rotated=plan.rotary is None,
+            rotated=rotary is None,
         )
 
     problem = Problem(
@@ -152,7 +153,7 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
         num_new=new.num_tokens,
         scale=new.scale,
         visit=_visit(run, plan, slab, step),
-        rotary=plan.rotary,
+        rotary=rotary,
         bias=_bias(run, plan, step),
         contiguous_from=slab.contiguous_from,
         filled=slab.filled,

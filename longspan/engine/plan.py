@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from longspan.engine.store import Slab
 from longspan.model_info import LayerInfo, ModelInfo
 from longspan.ops.attend import Rotary
 from longspan.roles import Phase, Positions, Reading, Selection, Steering, Storage
@@ -21,24 +22,29 @@ EXCLUSIVE = {
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPlan:
-    """The roles of one layer. `info.rope` is the embedding in force, method applied."""
+    """The roles of one layer. `info.rope` is the embedding in force, method applied; where it is `growing`, with the
+    length of the text, the one that growth starts from."""
 
     info: LayerInfo
     positions: Positions | None = None
     new_rope: bool = False
+    growing: bool = False
     bands: tuple[Band, ...] = ()
     pre_rotary: bool = False
     selections: tuple[ScopedMethod, ...] = ()
     storage: Storage | None = None
     steerings: tuple[Steering, ...] = ()
 
-    @property
-    def rotary(self) -> Rotary | None:
-        """The rotation that attention does itself, where keys are kept before rotation."""
+    def rotary(self, slab: Slab) -> Rotary | None:
+        """The rotation that attention does itself over what `slab` holds, where keys are kept before rotation."""
         if not self.pre_rotary:
             return None
         rope = self.info.rope
         assert rope is not None
+        if self.growing:
+            assert self.positions is not None
+            rope = self.positions.rope_at(rope, slab.end)
+            assert rope is not None
         return Rotary(inv_freq=rope.inv_freq, scaling=rope.scaling, bands=self.bands)
 
     def selections_for(self, phase: Phase) -> tuple[ScopedMethod, ...]:
@@ -150,7 +156,7 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
     )
     rope = layer.rope
     bands: tuple[Band, ...] = ()
-    new_rope = False
+    new_rope = growing = False
     if positions is not None:
         if rope is None:
             raise ValueError(
@@ -158,7 +164,8 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
                 "use a model with rotary embeddings, or leave the layer out with on(layers=..., method)"
             )
         wanted = positions.rope(rope)
-        new_rope = wanted is not rope
+        growing = positions.rope_at(wanted, rope.window_tokens) is not None
+        new_rope = growing or wanted is not rope
         if new_rope and rope.rope_type != "default":
             name = type(positions).__name__
             raise ValueError(
@@ -168,12 +175,18 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
         rope = wanted
         bands = positions.bands(layer)
     compacting = any(s.method.needs_pre_rotary() for s in selections if isinstance(s.method, Selection))
+    if rope is not None and rope.start_inv_freq is not None and compacting:
+        raise ValueError(
+            f"{type(positions).__name__} turns the first {rope.start_tokens} positions apart, which keys kept before "
+            "rotation cannot tell once they are renumbered; use start_tokens=0, or another selection"
+        )
     return LayerPlan(
         info=replace(layer, rope=rope),
         positions=positions,
         new_rope=new_rope,
+        growing=growing,
         bands=bands,
-        pre_rotary=rope is not None and (bool(bands) or compacting),
+        pre_rotary=rope is not None and (growing or bool(bands) or compacting),
         selections=selections,
         storage=storage,
         steerings=tuple(s.method for s in methods if isinstance(s.method, Steering)),

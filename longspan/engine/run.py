@@ -102,7 +102,7 @@ class Run:
         plan = self.plan.layers[index]
         parts: dict[int, Tensor] = {}
         for slab in self.layers[index].slabs:
-            view = ScoredSlab(slab, plan.rotary, plan.info.scale)
+            view = ScoredSlab(slab, plan.rotary(slab), plan.info.scale)
             logits = view.logits(*self.last_queries[index, slab.heads], 0, slab.num_tokens)[0, :, 0]
             at = slab.positions[0].repeat_interleave(logits.shape[0] // slab.positions.shape[1], dim=0)
             row = logits.new_full((logits.shape[0], self.seen + 1), -torch.inf)
@@ -141,7 +141,7 @@ class Run:
         plan = self.plan.layers[index]
         assert plan.storage is not None
         for number, slab in enumerate(self.layers[index].slabs):
-            view = ScoredSlab(slab, plan.rotary, plan.info.scale)
+            view = ScoredSlab(slab, plan.rotary(slab), plan.info.scale)
             kept = plan.storage.compact(plan.info, view, self.state(index, plan.storage, number), event=event)
             if kept is not None:
                 slab.keep(kept)

@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from longspan.engine.attention import NewTokens, attend_layer
 from longspan.engine.run import Run, StopForward
 from longspan.errors import UnsupportedLayerError
+from longspan.model_info import Rope
 from longspan.ops.rotary import angles
 
 NAME = "longspan"
@@ -259,10 +260,19 @@ def _before_attention(
         assert rope is not None
         if positions is None:
             positions = torch.arange(cache.run.seen, cache.run.seen + cos.shape[1], device=cos.device)[None]
-        kwargs["position_embeddings"] = angles(positions, rope.inv_freq, rope.scaling, cos.dtype)
+        kwargs["position_embeddings"] = _cos_and_sin(rope, positions, cos.dtype)
     else:
         return None
     return args, kwargs
+
+
+def _cos_and_sin(rope: Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    cos, sin = angles(positions, rope.inv_freq, rope.scaling, dtype)
+    if rope.start_inv_freq is None:
+        return cos, sin
+    early = (positions < rope.start_tokens)[..., None]
+    first_cos, first_sin = angles(positions, rope.start_inv_freq, rope.scaling, dtype)
+    return torch.where(early, first_cos, cos), torch.where(early, first_sin, sin)
 
 
 def find_attention_modules(model: nn.Module) -> list[nn.Module]:

@@ -45,6 +45,13 @@ class Slab:
         return self._positions[:, :, : self.num_tokens]
 
     @property
+    def end(self) -> int:
+        """The position behind the last one held; reads it off the device where places and positions differ."""
+        if self.contiguous_from is not None:
+            return self.contiguous_from + self.num_tokens
+        return int(self.positions.max()) + 1
+
+    @property
     def capacity(self) -> int:
         return 0 if self._keys is None else self._keys.shape[2]
 

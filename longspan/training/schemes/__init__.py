@@ -1,0 +1,1 @@
+"""Schemes of window extension, one file each, found by their place."""
