@@ -45,13 +45,12 @@ CARD = {
     "frees": "no",
     "needs": ["rotary positions"],
     "claim": {
-        "text": "shifted by half of the trained window, small distances find a fact in a text 1.4 times as long "
-        "as that window, where the model as it is fails",
-        "spec": "string(shift_tokens=2048)",
-        "task": "niah_multikey_1",
-        "length_tokens": 5888,
+        "text": "at the end of the trained window, the model finds a value among many alike more often than as it is",
+        "spec": "string()",
+        "task": "niah_multikey_3",
+        "length_tokens": 4096,
         "against": "dense",
-        "margin": 0.5,
+        "margin": 0.1,
     },
     "tolerances": {},
     "example": "string(shift_tokens=100, local_tokens=16)",

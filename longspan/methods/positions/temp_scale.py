@@ -16,11 +16,11 @@ Differs from the paper: it divides all logits of an embedding model by one tempe
 grows with each query's position; the two forms that grow are those of "Attention Scaling from the Perspective
 of Entropy Invariance" (Su, 2021) and of YaRN (2023).
 
-Fails when: positions beyond the window, and not their number, are what the model fails at: then raise the
-base or map positions.
+Fails when: it is the angles of far positions, and not the number of keys, that the model fails at, as it does
+well beyond its window: then raise the base or map positions.
 
     model = longspan.load("reference", methods="temp_scale()")
-    model.read(text_of_5120_tokens).ask("Who keeps the lantern?")
+    model.read(text_of_5632_tokens).ask("Who keeps the lantern?")
 """
 
 from __future__ import annotations
@@ -47,10 +47,11 @@ CARD = {
     "frees": "no",
     "needs": ["rotary positions"],
     "claim": {
-        "text": "past the trained window, sharper attention finds a hidden fact more often than attention as trained",
+        "text": "a little past the trained window, where the model begins to fail, sharper attention finds a hidden "
+        "fact more often",
         "spec": "temp_scale()",
         "task": "niah_single_1",
-        "length_tokens": 6144,
+        "length_tokens": 5632,
         "against": "dense",
         "margin": 0.1,
     },

@@ -39,7 +39,7 @@ def frequencies_by_hand(num_tokens: int, *, factor: float, window: int) -> torch
 def logits_by_step(
     model: LlamaForCausalLM, ids: torch.Tensor, ends: list[int], *, factor: float, window: int
 ) -> torch.Tensor:
-    """Logits `[T, V]` where the step up to each of `ends` turns every pair by the frequencies of that length."""
+    """Logits `[T, V]` where the step up to each of `ends` turns its pairs by the frequencies of that length."""
     at = torch.arange(len(ids))
     hidden = model.model.embed_tokens(ids)
     for layer in model.model.layers:

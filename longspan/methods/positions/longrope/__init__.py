@@ -137,7 +137,7 @@ class LongRope(Positions):
 
 
 def read_factors(path: str | Path) -> dict[str, Any]:
-    """What `write_factors` wrote, with at least `factors`, `factor`, `start_tokens`, `model` and `fingerprints`.
+    """What `write_factors` wrote: at least `factors`, `factor`, `start_tokens`, `model` and `fingerprints`.
 
     A file of a list alone gives the factors; the rest follows from them.
 

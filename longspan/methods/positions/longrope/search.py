@@ -121,7 +121,7 @@ def search_factors(
 
 
 def write_factors(found: dict[str, Any], path: str | Path) -> None:
-    """Write what `search_factors` found as JSON for `longrope(factors=...)`; the file appears whole or not at all."""
+    """Write what `search_factors` found as JSON for `longrope(factors=...)`, whole or not at all."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def write_factors(found: dict[str, Any], path: str | Path) -> None:
 
 
 def _common_rope(model: Any) -> Rope:
-    """The embedding that factors are searched for; ValueError where layers differ in size or a method is on."""
+    """The embedding to search for; ValueError where layers differ in size or a method is on."""
     if model.spec != "dense":
         raise ValueError(
             f"factors are searched on the model as it is, but it runs {model.spec}; use model.with_methods(None)"
