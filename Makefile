@@ -19,7 +19,7 @@ demo: $(READY) ## Read a long text with and without methods, and compare the ans
 	$(BIN)/longspan demo $(ARGS)
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -28,7 +28,7 @@ check: $(READY) ## Lint, format check, types and tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
 
 format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .

@@ -10,9 +10,11 @@ import pytest
 
 def pytest_configure() -> None:
     """One thread a process: small tensors, and two threads on a busy machine wait for each other. Without a GPU, Triton
-    kernels run in its interpreter, which must be said before Triton is imported."""
+    kernels run in its interpreter, which must be said before Triton is imported. Tables are as wide as in a pipe, where
+    pytest's own workers would have them narrower."""
     import torch
 
+    os.environ["COLUMNS"] = "100"
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
