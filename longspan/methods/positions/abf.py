@@ -19,10 +19,9 @@ Fails when: the base is raised far above the need without training.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_raised, check_rotary, check_theta, raised
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -61,22 +60,13 @@ class AdjustedBase(Positions):
     theta: float | None = 500_000.0  # b', the paper's for Llama 2; none keeps the model's own
 
     def __post_init__(self) -> None:
-        if self.theta is not None and not (math.isfinite(self.theta) and self.theta > 1):
-            raise ValueError(
-                f"got theta={self.theta:g}; give a base above the model's own, such as theta=500000"
-            )
+        check_theta(self.theta)
 
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("abf", model)
-        for layer in model.open_layers:
-            if self.theta is not None and layer.rope is not None and self.theta < layer.rope.theta:
-                raise ValueError(
-                    f"abf raises the rotary base: got theta={self.theta:g}, but {model.name} has "
-                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more, "
-                    "or theta=none to keep it"
-                )
+        check_raised("abf", self.theta, model)
 
     def rope(self, rope: Rope) -> Rope:
         """The embedding with the raised base."""
-        return rope if self.theta is None or self.theta == rope.theta else rope.with_theta(self.theta)
+        return raised(rope, self.theta)

@@ -30,7 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_rotary, yarn_scale
 from longspan.roles import LayerInfo, ModelInfo, Positions
 from longspan.visit import Band
 
@@ -104,8 +104,7 @@ class DualChunk(Positions):
         """(0.1 ln(max(1, (position + 1) / window)) + 1)^2 `[B, T]` float32; None without `scale_logits`."""
         if not self.scale_logits or layer.rope is None:
             return None
-        share = (positions + 1).float() / self.sizes(layer)[2]
-        return (0.1 * share.clamp(min=1.0).log() + 1).square()
+        return yarn_scale(positions, self.sizes(layer)[2])
 
     def bands(self, layer: LayerInfo) -> tuple[Band, ...]:
         """The query's own chunk, the one before, and all earlier ones."""

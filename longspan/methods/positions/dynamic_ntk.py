@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.methods.positions._scaling import check_factor, check_rotary, check_window
 from longspan.roles import ModelInfo, Positions, Rope
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ class DynamicNtk(Positions):
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
-        if self.window_tokens is not None and self.window_tokens < 1:
-            raise ValueError(
-                f"got window_tokens={self.window_tokens}; allowed is 1 or more, or none for the trained window"
-            )
+        check_window(self.window_tokens)
 
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions."""

@@ -21,11 +21,17 @@ Fails when: the base is raised far above the need without training.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import (
+    check_raised,
+    check_rotary,
+    check_theta,
+    check_window,
+    log_scale,
+    raised,
+)
 from longspan.roles import LayerInfo, ModelInfo, Positions, Rope
 
 if TYPE_CHECKING:
@@ -69,14 +75,8 @@ class EntropyAbf(Positions):
     unscaled_layers: int = 2  # first layers whose logits are left alone; the paper's
 
     def __post_init__(self) -> None:
-        if self.theta is not None and not (math.isfinite(self.theta) and self.theta > 1):
-            raise ValueError(
-                f"got theta={self.theta:g}; give a base above the model's own, such as theta=500000"
-            )
-        if self.window_tokens is not None and self.window_tokens < 2:
-            raise ValueError(
-                f"got window_tokens={self.window_tokens}; allowed is 2 or more, or none for the trained window"
-            )
+        check_theta(self.theta)
+        check_window(self.window_tokens, least=2)
         if self.unscaled_layers < 0:
             raise ValueError(
                 f"got unscaled_layers={self.unscaled_layers}; allowed is 0 or more (the paper: 2)"
@@ -85,21 +85,14 @@ class EntropyAbf(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("entropy_abf", model)
-        for layer in model.open_layers:
-            if self.theta is not None and layer.rope is not None and self.theta < layer.rope.theta:
-                raise ValueError(
-                    f"entropy_abf raises the rotary base: got theta={self.theta:g}, but {model.name} has "
-                    f"{layer.rope.theta:g} in layer {layer.index}; give theta={layer.rope.theta:g} or more, "
-                    "or theta=none to keep it"
-                )
+        check_raised("entropy_abf", self.theta, model)
 
     def rope(self, rope: Rope) -> Rope:
         """The embedding with the raised base."""
-        return rope if self.theta is None or self.theta == rope.theta else rope.with_theta(self.theta)
+        return raised(rope, self.theta)
 
     def logit_scale(self, positions: Tensor, layer: LayerInfo) -> Tensor | None:
         """max(1, log(position + 1) / log(window)) `[B, T]` float32; None in the first layers."""
         if layer.index < self.unscaled_layers or layer.rope is None:
             return None
-        window = self.window_tokens or layer.rope.window_tokens
-        return ((positions + 1).float().log() / math.log(window)).clamp(min=1.0)
+        return log_scale(positions, self.window_tokens or layer.rope.window_tokens)

@@ -27,11 +27,10 @@ tokens.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_rotary, log_scale
 from longspan.roles import LayerInfo, ModelInfo, Positions
 from longspan.visit import Band
 
@@ -96,7 +95,7 @@ class ReRope(Positions):
         """max(1, log(position + 1) / log(trained window)) `[B, T]` float32; None without `scale_logits`."""
         if not self.scale_logits or layer.rope is None:
             return None
-        return ((positions + 1).float().log() / math.log(layer.rope.window_tokens)).clamp(min=1.0)
+        return log_scale(positions, layer.rope.window_tokens)
 
     def bands(self, layer: LayerInfo) -> tuple[Band, ...]:
         """Pairs within the window as they are; all others at w, or at a distance that grows by 1/k."""

@@ -29,7 +29,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_rotary, check_window, yarn_scale
 from longspan.roles import LayerInfo, ModelInfo, Positions
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ class TempScale(Positions):
             raise ValueError(
                 f"got temperature={self.temperature:g}; allowed is above 0, such as 0.9 (1: no change)"
             )
-        if self.window_tokens is not None and self.window_tokens < 2:
-            raise ValueError(
-                f"got window_tokens={self.window_tokens}; allowed is 2 or more, or none for the trained window"
-            )
+        check_window(self.window_tokens, least=2)
 
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, whose trained window is not known by layer."""
@@ -92,9 +89,9 @@ class TempScale(Positions):
         """Factor on the logits of the queries at `positions` `[B, T]`, float32, 1 within the window."""
         assert layer.rope is not None, "layers without rotary positions are refused earlier"
         window = self.window_tokens or layer.rope.window_tokens
+        if self.form == "yarn":
+            return yarn_scale(positions, window)
         times = ((positions + 1).float() / window).clamp(min=1.0)
         if self.temperature is not None:
             return 1.0 + (1.0 / self.temperature - 1.0) * (times > 1)
-        if self.form == "yarn":
-            return (0.1 * times.log() + 1.0) ** 2
         return 1.0 + times.log() / math.log(window)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_rotary, check_window
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -67,10 +67,7 @@ class TruncatedBasis(Positions):
     rho_below: float = 16.0  # b / rho, how much slower than b those between a and b turn; the authors' code
 
     def __post_init__(self) -> None:
-        if self.window_tokens is not None and self.window_tokens < 1:
-            raise ValueError(
-                f"got window_tokens={self.window_tokens}; allowed is 1 or more, or none for the trained window"
-            )
+        check_window(self.window_tokens)
         for name in ("zero_below", "rho_below"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 1):
