@@ -1,19 +1,40 @@
-"""The frequency method that a scheme trains under, given as a spec of one `Positions` method."""
+"""Schemes that train under the frequencies of one `Positions` method, given as a spec."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from longspan.model_info import LayerInfo, Rope
 from longspan.roles import Positions
 from longspan.spec import canonical, resolve
+from longspan.training.scheme import Scheme
 
 _HOW = (
     'give one method that sets frequencies, such as positions="yarn(factor=4)", or none for the model\'s own'
 )
 _LATE = 2**20  # a position beyond every window, to see whether a method scales logits there
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequencyScheme(Scheme):
+    """A scheme that trains under the same frequencies in every row."""
+
+    positions_: str = ""  # spec of the frequencies trained under; none for the model's own
+
+    def __post_init__(self) -> None:
+        check_frequencies(self.positions_)
+
+    def rope(self, rope: Rope, target_tokens: int, rng: np.random.Generator) -> Rope:
+        """The method's frequencies."""
+        return scaled_rope(self.positions_, rope)
+
+    def spec(self, rope: Rope, target_tokens: int) -> str:
+        """The method trained under."""
+        return frequency_spec(self.positions_)
 
 
 def check_frequencies(spec: str) -> None:

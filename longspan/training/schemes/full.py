@@ -20,11 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from longspan.model_info import Rope
-from longspan.training.scheme import Scheme
-from longspan.training.schemes._frequencies import check_frequencies, frequency_spec, scaled_rope
+from longspan.training.schemes._frequencies import FrequencyScheme
 
 CARD = {
     "title": "Extending Context Window of Large Language Models via Position Interpolation",
@@ -35,18 +31,5 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full(Scheme):
+class Full(FrequencyScheme):
     """Settings of training in full length."""
-
-    positions_: str = ""  # spec of the frequencies trained under; none for the model's own
-
-    def __post_init__(self) -> None:
-        check_frequencies(self.positions_)
-
-    def rope(self, rope: Rope, target_tokens: int, rng: np.random.Generator) -> Rope:
-        """The method's frequencies, the same in every row."""
-        return scaled_rope(self.positions_, rope)
-
-    def spec(self, rope: Rope, target_tokens: int) -> str:
-        """The method trained under."""
-        return frequency_spec(self.positions_)

@@ -29,9 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longspan.model_info import Rope
-from longspan.training.scheme import Scheme
-from longspan.training.schemes._frequencies import check_frequencies, frequency_spec, scaled_rope
+from longspan.training.schemes._frequencies import FrequencyScheme
 
 CARD = {
     "title": "LongRecipe: Recipe for Efficient Long Context Generalization in Large Language Models",
@@ -42,17 +40,16 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongRecipe(Scheme):
+class LongRecipe(FrequencyScheme):
     """Settings of LongRecipe."""
 
-    positions_: str = ""  # spec of the frequencies trained under; none for the model's own
     segment_tokens: int = 24  # mean length of a segment; ours: about a sentence of English
     share: float | None = (
         None  # T over the target, at least the window (paper: 0.3); none for the window itself
     )
 
     def __post_init__(self) -> None:
-        check_frequencies(self.positions_)
+        super().__post_init__()
         if self.segment_tokens < 1:
             raise ValueError(
                 f"got segment_tokens={self.segment_tokens}; allowed is 1 or more, such as 24, about a sentence"
@@ -78,11 +75,3 @@ class LongRecipe(Scheme):
         places += (slots - np.arange(count))[segments]
         places[:first] = np.arange(first)
         return places
-
-    def rope(self, rope: Rope, target_tokens: int, rng: np.random.Generator) -> Rope:
-        """The method's frequencies, the same in every row."""
-        return scaled_rope(self.positions_, rope)
-
-    def spec(self, rope: Rope, target_tokens: int) -> str:
-        """The method trained under."""
-        return frequency_spec(self.positions_)

@@ -24,9 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longspan.model_info import Rope
-from longspan.training.scheme import Scheme
-from longspan.training.schemes._frequencies import check_frequencies, frequency_spec, scaled_rope
+from longspan.training.schemes._frequencies import FrequencyScheme
 
 CARD = {
     "title": "PoSE: Efficient Context Window Extension of LLMs via Positional Skip-wise Training",
@@ -37,13 +35,8 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pose(Scheme):
+class Pose(FrequencyScheme):
     """Settings of PoSE."""
-
-    positions_: str = ""  # spec of the frequencies trained under; the paper: pi, ntk or yarn
-
-    def __post_init__(self) -> None:
-        check_frequencies(self.positions_)
 
     def row_tokens(self, window_tokens: int, target_tokens: int) -> int:
         """The trained window."""
@@ -56,11 +49,3 @@ class Pose(Scheme):
         places = np.arange(num_tokens, dtype=np.int64)
         places[first:] += skip
         return places
-
-    def rope(self, rope: Rope, target_tokens: int, rng: np.random.Generator) -> Rope:
-        """The method's frequencies, the same in every row."""
-        return scaled_rope(self.positions_, rope)
-
-    def spec(self, rope: Rope, target_tokens: int) -> str:
-        """The method trained under."""
-        return frequency_spec(self.positions_)
