@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_type_hints
 
 from longspan._fields import Mismatch, coerce, describe
 from longspan._syntax import MethodCall, Parser, Scope, Value, format_call, format_value
@@ -31,8 +31,10 @@ __all__ = [
     "Scope",
     "ScopedMethod",
     "canonical",
+    "made",
     "method_files",
     "method_names",
+    "only_class",
     "parse",
     "resolve",
 ]
@@ -40,6 +42,7 @@ __all__ = [
 METHODS_ROOT = Path(__file__).with_name("methods")
 METHODS_PACKAGE = "longspan.methods"
 _DENSE = "dense"
+Kind = TypeVar("Kind")
 _MAX_WHOLE = 2**31 - 1  # what torch takes everywhere, and far beyond any count of tokens
 
 
@@ -153,22 +156,32 @@ def _resolve_item(item: object) -> tuple[ScopedMethod, ...]:
 
 
 def _build(call: MethodCall) -> ScopedMethod:
-    method_class = _method_class(call.name)
-    allowed = {entry.name: entry for entry in fields(method_class) if entry.init}
+    return ScopedMethod(made(call, _method_class(call.name)), call.scope, call.name)
+
+
+def made(call: MethodCall, kind: type[Kind]) -> Kind:
+    """An object of a settings class as a call's keys and values say. A key is a field's name, without underscores behind it.
+
+    Raises:
+        SpecError: an unknown or missing key, a value of a wrong type, or what the class itself refuses.
+    """
+    allowed = {entry.name.rstrip("_"): entry for entry in fields(kind) if entry.init}  # type: ignore[arg-type]
     for key in call.kwargs:
         if key not in allowed:
             raise SpecError(f"{call.name} has no key {key!r}; {did_you_mean(key, allowed)}")
-    missing = [name for name, entry in allowed.items() if _is_required(entry) and name not in call.kwargs]
-    hints = get_type_hints(method_class)
+    missing = [key for key, entry in allowed.items() if _is_required(entry) and key not in call.kwargs]
+    hints = get_type_hints(kind)
     if missing:
-        wanted = f"{missing[0]} ({describe(hints[missing[0]])})"
+        wanted = f"{missing[0]} ({describe(hints[allowed[missing[0]].name])})"
         raise SpecError(f"{call.name} needs {wanted}; write {call.name}({missing[0]}=...)")
-    kwargs = {key: _checked(call.name, allowed[key], value, hints[key]) for key, value in call.kwargs.items()}
+    kwargs = {
+        allowed[key].name: _checked(call.name, allowed[key], value, hints[allowed[key].name])
+        for key, value in call.kwargs.items()
+    }
     try:
-        method = method_class(**kwargs)
+        return kind(**kwargs)
     except ValueError as error:
         raise SpecError(f"{call.name}: {error}") from error
-    return ScopedMethod(method, call.scope, call.name)
 
 
 def _check_object(method: Method) -> None:
@@ -184,19 +197,17 @@ def _check_object(method: Method) -> None:
 
 
 def _checked(name: str, entry: Field[Any], value: Value, hint: Any) -> Any:
+    key = entry.name.rstrip("_")
     if type(value) is int and abs(value) > _MAX_WHOLE:
         raise SpecError(
-            f"{name}: {entry.name} takes whole numbers up to {_MAX_WHOLE}, got {value}; give a smaller one"
+            f"{name}: {key} takes whole numbers up to {_MAX_WHOLE}, got {value}; give a smaller one"
         )
     try:
         return coerce(value, hint)
     except Mismatch as error:
-        example = (
-            "" if _is_required(entry) else f"; the default is {entry.name}={format_value(_default(entry))}"
-        )
+        example = "" if _is_required(entry) else f"; the default is {key}={format_value(_default(entry))}"
         raise SpecError(
-            f"{name}: {entry.name} takes {describe(hint)}, got {_shown(value)} "
-            f"({type(value).__name__}){example}"
+            f"{name}: {key} takes {describe(hint)}, got {_shown(value)} ({type(value).__name__}){example}"
         ) from error
 
 
@@ -215,20 +226,27 @@ def _method_class(name: str) -> type[Method]:
         raise SpecError(
             f"there is no method {name!r}; {did_you_mean(name, modules)} (`longspan methods` lists them)"
         )
-    module = import_module(modules[name])
+    return only_class(modules[name], Method, "a method file defines one public class derived from a role")
+
+
+def only_class(module_name: str, kind: type[Kind], rule: str) -> type[Kind]:
+    """The one public class derived from `kind` that a module defines.
+
+    Raises:
+        SpecError: there is another number of them; the message ends in `rule`.
+    """
+    module = import_module(module_name)
     found = [
         value
         for key, value in vars(module).items()
         if isinstance(value, type)
-        and issubclass(value, Method)
+        and issubclass(value, kind)
         and value.__module__ == module.__name__
         and not key.startswith("_")
     ]
     if len(found) != 1:
         listed = ", ".join(value.__name__ for value in found) or "none"
-        raise SpecError(
-            f"{modules[name]} defines {listed}; a method file defines one public class derived from a role"
-        )
+        raise SpecError(f"{module_name} defines {listed}; {rule}")
     return found[0]
 
 

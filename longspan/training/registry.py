@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
-from importlib import import_module
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from longspan._fields import Mismatch, coerce, describe
 from longspan._source import read_source
-from longspan._syntax import MethodCall, Scope, format_call, format_value
+from longspan._syntax import Scope, format_call
 from longspan.errors import CardError, SpecError, did_you_mean
-from longspan.spec import parse
+from longspan.spec import made, only_class, parse
 from longspan.training.scheme import Scheme
 
 SCHEMES_ROOT = Path(__file__).with_name("schemes")
@@ -65,13 +62,7 @@ def resolve_scheme(spec: str) -> Scheme:
             f"got {spec!r} as the scheme; give one, such as 'full(positions=\"yarn(factor=4)\")' "
             "(`longspan train schemes` lists them)"
         )
-    call = calls[0]
-    scheme_class = _scheme_class(call.name)
-    settings = _settings(call, scheme_class)
-    try:
-        return scheme_class(**settings)
-    except ValueError as error:
-        raise SpecError(f"{call.name}: {error}") from error
+    return made(calls[0], _scheme_class(calls[0].name))
 
 
 def canonical_scheme(scheme: Scheme) -> str:
@@ -92,42 +83,5 @@ def _scheme_class(name: str) -> type[Scheme]:
         raise SpecError(
             f"there is no scheme {name!r}; {did_you_mean(name, known)} (`longspan train schemes` lists them)"
         )
-    module = import_module(f"{SCHEMES_PACKAGE}.{name}")
-    found = [
-        value
-        for key, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, Scheme)
-        and value.__module__ == module.__name__
-        and not key.startswith("_")
-    ]
-    if len(found) != 1:
-        listed = ", ".join(value.__name__ for value in found) or "none"
-        raise SpecError(
-            f"{module.__name__} defines {listed}; a scheme's file defines one public class derived from Scheme"
-        )
-    return found[0]
-
-
-def _settings(call: MethodCall, scheme_class: type[Scheme]) -> dict[str, Any]:
-    """The call's values by field, checked against the declared types."""
-    allowed = {entry.name.rstrip("_"): entry for entry in fields(scheme_class) if entry.init}
-    hints = get_type_hints(scheme_class)
-    for key in call.kwargs:
-        if key not in allowed:
-            raise SpecError(f"{call.name} has no key {key!r}; {did_you_mean(key, allowed)}")
-    for key, entry in allowed.items():
-        if entry.default is MISSING and entry.default_factory is MISSING and key not in call.kwargs:
-            raise SpecError(
-                f"{call.name} needs {key} ({describe(hints[entry.name])}); write {call.name}({key}=...)"
-            )
-    settings = {}
-    for key, value in call.kwargs.items():
-        hint = hints[allowed[key].name]
-        try:
-            settings[allowed[key].name] = coerce(value, hint)
-        except Mismatch as error:
-            raise SpecError(
-                f"{call.name}: {key} takes {describe(hint)}, got {format_value(value)}"
-            ) from error
-    return settings
+    rule = "a scheme's file defines one public class derived from Scheme"
+    return only_class(f"{SCHEMES_PACKAGE}.{name}", Scheme, rule)
