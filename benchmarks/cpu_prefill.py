@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import os
 import platform
 import statistics
@@ -31,6 +30,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from longspan._files import write_json_whole
 from longspan.engine.api import load
 from longspan.engine.attention import attend_layer
 from longspan.engine.model import SpanModel
@@ -250,13 +250,6 @@ def _short(one: dict[str, float]) -> str:
     )
 
 
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -275,6 +268,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(given.threads)
     stock = make_model()
     model = load(make_model())
@@ -291,10 +285,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for tokens in given.tokens:
         rows += compare_speed(stock, model, given.specs, ids[:tokens], given.rounds, facts)
-        write(rows, given.out)
+        write_json_whole(given.out, rows)
     if given.scaling:
         rows.append(scaling(model, given.scaling_spec, given.scaling, ids, facts))
-        write(rows, given.out)
+        write_json_whole(given.out, rows)
     print(f"wrote {len(rows)} rows to {given.out}")
 
 

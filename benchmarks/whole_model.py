@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 import longspan
+from benchmarks.kernels.__main__ import write
 from longspan.engine.model import SpanModel
 from longspan.evaluation.provenance import commit
 from longspan.ops.backend import backend_rows
@@ -166,13 +166,6 @@ def run_case(name: str, call: Callable[[], dict[str, Any]], facts: dict[str, Any
     shown = {key: value for key, value in row.items() if key not in ("backends", *facts)}
     print(facts["tokens"], json.dumps(shown), flush=True)
     return row
-
-
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-    os.replace(beside, path)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import argparse
 import gc
 import importlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels.harness import Case, GateError, measure, measured_limits
+from longspan._files import write_whole
 from longspan.evaluation.provenance import commit
 
 RESULTS = Path(__file__).parents[1] / "results" / "kernels.json"
@@ -34,9 +34,7 @@ OPS = sorted(
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def show(row: dict[str, Any]) -> None:

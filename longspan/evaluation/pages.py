@@ -28,6 +28,7 @@ __all__ = [
     "mean_or_none",
     "measured_with",
     "percent_or_dash",
+    "reach_specs",
     "plan_ruler",
     "plan_suites",
     "put_between",
@@ -57,9 +58,15 @@ def ruler_specs(card: Card) -> dict[int, str]:
         return {}
     specs = {length: canonical(claim["spec"]) for length in LENGTHS}
     if claim["length_tokens"] > LENGTHS[-1] or claim.get("reach") or canonical(claim["spec"]) in _baselines():
-        reach = {int(length): canonical(spec) for length, spec in claim.get("reach", {}).items()}
-        specs |= {length: reach.get(length, canonical(claim["spec"])) for length in REACH_LENGTHS}
+        specs |= reach_specs(card, REACH_LENGTHS)
     return specs
+
+
+def reach_specs(card: Card, lengths: Iterable[int]) -> dict[int, str]:
+    """For each length the spec that a card's claim names under `reach`, its own where it names none."""
+    own = canonical(card.claim["spec"])
+    reach = {int(length): canonical(spec) for length, spec in card.claim.get("reach", {}).items()}
+    return {length: reach.get(length, own) for length in lengths}
 
 
 @cache

@@ -11,19 +11,19 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from longspan.card import Card, all_cards
+from longspan.card import all_cards
 from longspan.evaluation.pages import (
     counts_line,
     mean_or_none,
     measured_with,
     percent_or_dash,
+    reach_specs,
     scores_by_cell,
 )
 from longspan.evaluation.report.draw import element, heat_colours, text
 from longspan.evaluation.results import Row
 from longspan.evaluation.runner import Job, grid
 from longspan.evaluation.wording import tokens_text
-from longspan.spec import canonical
 
 __all__ = ["plan_stretch", "stretch_figure", "stretch_page", "stretch_specs"]
 
@@ -53,13 +53,10 @@ def stretch_specs(methods: Iterable[str] | None = None) -> dict[str, dict[int, s
             raise ValueError(
                 f"{name!r} is no method of the positions family; allowed are {', '.join((*BASELINES, *cards))}"
             )
-    return {name: _specs(cards[name]) if name in cards else dict.fromkeys(LENGTHS, name) for name in wanted}
-
-
-def _specs(card: Card) -> dict[int, str]:
-    own = canonical(card.claim["spec"])
-    reach = {int(length): canonical(spec) for length, spec in card.claim.get("reach", {}).items()}
-    return {length: reach.get(length, own) for length in LENGTHS}
+    return {
+        name: reach_specs(cards[name], LENGTHS) if name in cards else dict.fromkeys(LENGTHS, name)
+        for name in wanted
+    }
 
 
 def plan_stretch(methods: Iterable[str] | None, samples: int, seed: int, tokenizer: Any) -> list[Job]:

@@ -38,6 +38,15 @@ def some_ids(num_tokens: int, *, seed: int = 1) -> Tensor:
     return torch.randint(1, 500, (num_tokens,), generator=torch.Generator().manual_seed(seed))
 
 
+def left_padded(short: Tensor, long: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, mask and positions `[2, T]` of two texts as a batch, the first padded at the left."""
+    ids, mask = torch.zeros(2, len(long), dtype=torch.long), torch.zeros(2, len(long), dtype=torch.long)
+    pad = len(long) - len(short)
+    ids[0, pad:], ids[1] = short, long
+    mask[0, pad:], mask[1] = 1, 1
+    return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def default_frequencies() -> Tensor:
     return 10_000.0 ** (-torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM)
 

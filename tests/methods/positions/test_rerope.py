@@ -12,6 +12,7 @@ from tests.methods.positions.maps import distances_of_bands, same_by_forward_and
 from tests.methods.positions.small import (
     WINDOW,
     decoded_logits,
+    left_padded,
     one_layer,
     one_model,
     one_rope,
@@ -126,10 +127,7 @@ def test_logits_stay_finite_far_past_the_window():
 
 def test_left_padding_equals_the_single_run():
     short, long = some_ids(270), some_ids(300, seed=2)
-    ids, mask = torch.zeros(2, 300, dtype=torch.long), torch.zeros(2, 300, dtype=torch.long)
-    ids[0, 30:], ids[1] = short, long
-    mask[0, 30:], mask[1] = 1, 1
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    ids, mask, positions = left_padded(short, long)
     model = small_llama()
     wanted = pairwise_logits(
         model, short, distances=distances_by_hand(270, 32), query_scales=scales_by_hand(270)

@@ -9,6 +9,7 @@ from tests.methods.positions.maps import distances_of_bands, same_by_forward_and
 from tests.methods.positions.small import (
     WINDOW,
     decoded_logits,
+    left_padded,
     one_layer,
     one_model,
     one_rope,
@@ -96,10 +97,7 @@ def test_logits_stay_finite_past_the_reach():
 
 def test_left_padding_equals_the_single_run():
     short, long = some_ids(150), some_ids(180, seed=2)
-    ids, mask = torch.zeros(2, 180, dtype=torch.long), torch.zeros(2, 180, dtype=torch.long)
-    ids[0, 30:], ids[1] = short, long
-    mask[0, 30:], mask[1] = 1, 1
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    ids, mask, positions = left_padded(short, long)
     model = small_llama()
     wanted = pairwise_logits(model, short, distances=distances_by_hand(150, 50, 9))
     with applied(model, "string(shift_tokens=50, local_tokens=9)"), torch.no_grad():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from longspan._files import write_whole
 
 FORMAT = 1
 
@@ -47,12 +48,7 @@ def save_gates(path: str | Path, gates: Gates) -> None:
     plain = {"format": FORMAT} | asdict(gates)
     rows = ",\n".join(f"  {json.dumps(row)}" for row in plain.pop("alpha"))
     text = json.dumps(plain, indent=1)[:-2] + f',\n "alpha": [\n{rows}\n ]\n}}\n'
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, text)
 
 
 def load_gates(path: str | Path) -> Gates:

@@ -36,7 +36,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from longspan.methods.attention.minference.index import HeadPattern, dense_teraflops, visit_patterns
+from longspan.methods.attention.minference.index import HeadPattern, teraflops_of_dense, visit_patterns
 from longspan.roles import LayerInfo, ModelInfo, Phase, Selection, Step
 from longspan.visit import Dense, Visit
 
@@ -124,7 +124,7 @@ class MInference(Selection):
 
     def visit(self, step: Step) -> Visit:
         """See `Selection`."""
-        if dense_teraflops(step) <= self._dense_teraflops(step.queries.is_cuda):
+        if teraflops_of_dense(step) <= self._dense_teraflops(step.queries.is_cuda):
             return Dense()
         patterns = self._head_patterns(step.layer, step.store.heads)
         return visit_patterns(step, patterns, self.block_tokens, self.local_tokens)

@@ -27,7 +27,7 @@ HeadPattern = tuple[
 # block_sparse, tokens, 0. All in tokens.
 
 
-def dense_teraflops(step: Step) -> float:
+def teraflops_of_dense(step: Step) -> float:
     """Operations (10^12) of the two products of dense attention, over the visible pairs of a step."""
     B, H, T, D = step.queries.shape
     return 4e-12 * B * H * D * T * (step.num_past + (T + 1) / 2)

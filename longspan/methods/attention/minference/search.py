@@ -10,8 +10,6 @@ head takes the one whose attention output comes closest to dense attention's.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longspan._files import write_json_whole
 from longspan.methods.attention.minference.index import HeadPattern, visit_patterns
 from longspan.ops.attend import Problem, attend
 from longspan.roles import Step
@@ -109,10 +108,7 @@ def search_patterns(
 
 def write_patterns(found: dict[str, Any], path: str | Path) -> None:
     """Write what `search_patterns` found as the JSON file that `minference(patterns=...)` reads."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_json_whole(path, found)
 
 
 def _problem(step: Step) -> Problem:

@@ -11,9 +11,7 @@ which leaves out most of the space and little of worth.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from longspan._files import write_json_whole
 from longspan.methods.positions.longrope import LongRope
 from longspan.roles import Rope
 
@@ -122,10 +121,7 @@ def search_factors(
 
 def write_factors(found: dict[str, Any], path: str | Path) -> None:
     """Write what `search_factors` found as JSON for `longrope(factors=...)`, whole or not at all."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_json_whole(path, found)
 
 
 def _common_rope(model: Any) -> Rope:
