@@ -90,7 +90,7 @@ def triton_reason(*tensors: Tensor, forced: bool = False) -> str | None:
     first = tensors[0]
     if not first.is_cuda and not (forced and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"the tensors are on {first.device.type}, not on a CUDA device"
-    if first.is_cuda and (capability := _capability(first.device.index or 0)) < OLDEST_CAPABILITY:
+    if first.is_cuda and (capability := capability_of(first.device.index or 0)) < OLDEST_CAPABILITY:
         return _too_old(capability)
     for x in tensors:
         if x.dtype not in TRITON_DTYPES:
@@ -146,5 +146,6 @@ def _too_old(capability: tuple[int, int]) -> str:
 
 
 @cache
-def _capability(index: int) -> tuple[int, int]:
+def capability_of(index: int) -> tuple[int, int]:
+    """Compute capability of a CUDA device."""
     return torch.cuda.get_device_capability(index)

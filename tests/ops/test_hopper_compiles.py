@@ -31,3 +31,4 @@ def test_kernels_compile_for_hopper(op: str) -> None:
     for row in rows:
         assert row["spill_bytes"] <= row["allowed_spill_bytes"], row
         assert row["shared_bytes"] <= MOST_SHARED_BYTES, row
+        assert row["waits"], row

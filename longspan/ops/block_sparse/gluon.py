@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longspan.ops.backend import missing_triton
+from longspan.ops.backend import capability_of, missing_triton
 from longspan.ops.block_sparse.table import BlockTable
 
 BLOCK_TOKENS = 128
@@ -55,7 +55,7 @@ def gluon_reason(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, table: BlockTab
 
 def machine_reason(device_index: int) -> str | None:
     """Why no call can be served on a CUDA device; None when some can."""
-    major, minor = _capability(device_index)
+    major, minor = capability_of(device_index)
     if (major, minor) != (9, 0):
         return f"compute capability is {major}.{minor}, not 9.0"
     return _missing_gluon()
@@ -156,11 +156,6 @@ def _missing_gluon() -> str | None:
     if version != TRITON_VERSION:
         return f"triton is {triton.__version__}, and the kernel is written for the Gluon of 3.6"
     return None
-
-
-@cache
-def _capability(index: int) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(index)
 
 
 @cache

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from longspan.ops.decode.tile import PAGED, POOL, absorb, held_tokens, load_tile, locate
+from longspan.ops.overlap import follow
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -101,7 +102,9 @@ def decode_kernel(
     G: tl.constexpr, D: tl.constexpr, D_POW2: tl.constexpr, ROWS: tl.constexpr, ROW_TILES: tl.constexpr,
     HEADS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr, FORM: tl.constexpr, PAGE: tl.constexpr,
     TMA: tl.constexpr, TREE: tl.constexpr, ALIKE: tl.constexpr, WAVE: tl.constexpr, LEAST_TILES: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     if ALIKE:  # keys and values with equal strides share their offsets: fewer registers
         v_0, v_1, v_2 = k_0, k_1, k_2
     SHARED: tl.constexpr = (FORM == POOL) | (FORM == PAGED)  # one store for all rows of the batch

@@ -14,6 +14,7 @@ from longspan.ops.decode.kernel import LOG2E, decode_kernel
 from longspan.ops.decode.ragged import Ragged
 from longspan.ops.decode.tile import CONTIGUOUS, GATHER, PAGED, POOL
 from longspan.ops.merge_states.triton import triton_merge_ranges
+from longspan.ops.overlap import overlap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +213,7 @@ def _launch(
         ALIKE=k.stride() == v.stride(),
         WAVE=wave,
         LEAST_TILES=config.least_tiles,
+        **overlap(q),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )

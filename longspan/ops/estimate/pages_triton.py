@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from longspan.ops.overlap import follow, overlap
+
 
 @triton.jit
 def _pages_kernel(
@@ -93,7 +95,9 @@ def _page_scores_kernel(
     PER_HEAD: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     PRECISION: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    follow(OVERLAP)
     row = tl.program_id(1).to(tl.int64)
     b, head = row // num_kv_heads, row % num_kv_heads
     page = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -210,6 +214,7 @@ def triton_page_scores(
         PER_HEAD=per_head,
         HAS_LENGTHS=lengths is not None,
         PRECISION="ieee" if q_BHTD.dtype == torch.float32 else "tf32",
+        **overlap(q_BHTD),
         num_warps=warps,
     )
     return out

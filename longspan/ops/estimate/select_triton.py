@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from longspan.ops.overlap import follow, overlap
+
 ROW = 16384  # entries that one program holds
 VALUE_STEPS: tl.constexpr = tl.constexpr(12)  # steps of the search by value, before it goes on by bits
 LOWEST: tl.constexpr = tl.constexpr(-(2**31))
@@ -94,7 +96,9 @@ def _select_kernel(
     BLOCK: tl.constexpr,
     FROM_CANDIDATES: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     b = row // num_rows_each
     length = num_entries
@@ -208,6 +212,7 @@ def triton_top_k(
             BLOCK=block,
             FROM_CANDIDATES=candidates is not None,
             HAS_LENGTHS=lengths is not None,
+            **overlap(scores_BhN),
             num_warps=_warps(block),
         )
 

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from longspan.ops.overlap import follow, overlap
+
 FEW_PARTS = (
     8  # up to here a program takes whole rows of every part, with more the parts of one row side by side
 )
@@ -19,8 +21,10 @@ MOST_PARTS_AT_ONCE = 256
 
 @triton.jit
 def _few_parts_kernel(
-    outs, lses, out, lse, num_rows, D, ROWS: tl.constexpr, D_POW2: tl.constexpr, NUM_PARTS: tl.constexpr
-):
+    outs, lses, out, lse, num_rows, D, ROWS: tl.constexpr, D_POW2: tl.constexpr, NUM_PARTS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, D_POW2)
     there = row < num_rows
@@ -57,7 +61,9 @@ def _many_parts_kernel(
     RANGES: tl.constexpr,
     PARTS: tl.constexpr,
     COLUMNS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
+    follow(OVERLAP)
     row = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = 0, num_parts
@@ -138,6 +144,7 @@ def _few_parts(outs: Sequence[Tensor], lses: Sequence[Tensor], dtype: torch.dtyp
             ROWS=ROWS,
             D_POW2=triton.next_power_of_2(D),
             NUM_PARTS=len(outs),
+            **overlap(out),
         )
     return out, lse
 
@@ -171,4 +178,5 @@ def _many_parts(
             RANGES=first is not None,
             PARTS=parts,
             COLUMNS=columns,
+            **overlap(out),
         )

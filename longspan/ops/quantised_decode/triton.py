@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longspan.ops.merge_states import merge_stacked
+from longspan.ops.overlap import follow, overlap
 from longspan.ops.quantised_decode.fields import exp2, inverse, log2, numbers, offset, tokens_alike
 from longspan.ops.quantised_decode.launch import Launch, choose_launch
 from longspan.ops.quantised_decode.store import QuantisedKV, word_shape
@@ -188,12 +189,13 @@ def quantised_kernel(
     K, G, T, W, num_groups, row_blocks, scale,
     D: tl.constexpr, GROUP: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
     KEY_CHANNELS: tl.constexpr, VALUE_CHANNELS: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
-    HAS_LENGTHS: tl.constexpr, ASM: tl.constexpr, DTYPE: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr, ASM: tl.constexpr, DTYPE: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Part 0 is the recent window, the others are equal stretches of the groups; ROWS of the G * T queries a program.
 
     Grid (parts * row_blocks, B * K); `out` float32 `[parts, B, H, T, D]`, `lse` `[parts, B, H, T]`; scale times log2(e).
     """
+    follow(OVERLAP)
     part = tl.program_id(0) // row_blocks
     head = tl.program_id(1)
     b = (head // K).to(tl.int64)
@@ -271,6 +273,6 @@ def triton_quantised_decode(
         KEY_CHANNELS=word_shape(store.key_bits, D)[1], VALUE_CHANNELS=word_shape(store.value_bits, D)[1],
         UNIT=launch.unit, ROWS=launch.rows, HAS_LENGTHS=lengths is not None,
         ASM=in_half and q.is_cuda, DTYPE=tl.float16 if in_half else tl.float32,
-        num_warps=1, num_stages=launch.stages, maxnreg=launch.registers,
+        **overlap(q), num_warps=1, num_stages=launch.stages, maxnreg=launch.registers,
     )  # fmt: skip
     return merge_stacked(out, lse, q.dtype)

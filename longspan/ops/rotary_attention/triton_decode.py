@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from longspan.ops.merge_states import merge_stacked
+from longspan.ops.overlap import follow, overlap
 from longspan.ops.rotary_attention.tables import Tables
 from longspan.ops.rotary_attention.triton_steps import LOG2_E, soften, split_keys, store_result, turn
 
@@ -44,9 +45,10 @@ def decode_kernel(
     q_b, q_h, q_t, k_b, k_h, k_s, v_b, v_h, v_s,
     B, H, G, T, S, first, first_query, key_stop, query_stop, split_tokens, scale,
     HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, D_BLOCK: tl.constexpr, NUM_BANDS: tl.constexpr,
-    ROWS: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, TILE_QUERIES: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Program (tile of queries, kv head of a batch row, split of the keys)."""
+    follow(OVERLAP)
     D: tl.constexpr = 2 * HALF
     row = tl.arange(0, ROWS)
     query = tl.program_id(0) * TILE_QUERIES + row % TILE_QUERIES
@@ -142,6 +144,6 @@ def triton_decode(
         HALF=D // 2, HALF_BLOCK=max(16, triton.next_power_of_2(D // 2)),
         D_BLOCK=max(16, triton.next_power_of_2(D)), NUM_BANDS=tables.num_bands,
         ROWS=config.rows, TILE_QUERIES=config.tile_queries, BLOCK=config.tile_keys,
-        num_warps=config.num_warps, num_stages=STAGES,
+        **overlap(q_BHTD), num_warps=config.num_warps, num_stages=STAGES,
     )  # fmt: skip
     return (out[0], lse[0]) if whole else merge_stacked(out, lse, q_BHTD.dtype)

@@ -67,6 +67,7 @@ def case(
         "ALIKE": True,
         "WAVE": NUM_SMS * config.programs_per_sm,
         "LEAST_TILES": config.least_tiles,
+        "OVERLAP": True,
     }
     optional = {
         "lengths": "*i32" if form != GATHER.value else None,
@@ -101,7 +102,7 @@ MERGE = CompileCase(
         "lse": "*fp32",
     }
     | dict.fromkeys(("num_parts", "rows_in_part", "D"), "i32!"),
-    constants={"RANGES": True, "PARTS": 64, "COLUMNS": 32},
+    constants={"RANGES": True, "PARTS": 64, "COLUMNS": 32, "OVERLAP": True},
 )
 CASES = [
     case("contiguous, 1 query", CONTIGUOUS.value),

@@ -67,13 +67,20 @@ CASES = [
             "PER_HEAD": False,
             "HAS_LENGTHS": False,
             "PRECISION": "tf32",
+            "OVERLAP": True,
         },
     ),
     CompileCase(
         name="top k of 16,384 scores",
         kernel=_select_kernel,
         arguments=_arguments(_select_kernel, _ROW),
-        constants={"candidates": None, "BLOCK": 16384, "FROM_CANDIDATES": False, "HAS_LENGTHS": True},
+        constants={
+            "candidates": None,
+            "BLOCK": 16384,
+            "FROM_CANDIDATES": False,
+            "HAS_LENGTHS": True,
+            "OVERLAP": True,
+        },
         num_warps=32,
     ),
     CompileCase(

@@ -53,6 +53,7 @@ def case(key_bits: int, value_bits: int, rows: int, spill_bytes: int = 0, head_d
             "HAS_LENGTHS": False,
             "ASM": True,
             "DTYPE": tl.float16,
+            "OVERLAP": True,
         },
         num_warps=1,
         num_stages=2,

@@ -80,6 +80,7 @@ def decode_case(num_queries: int, *, head_dim: int) -> CompileCase:
             "ROWS": config.rows,
             "TILE_QUERIES": config.tile_queries,
             "BLOCK": config.tile_keys,
+            "OVERLAP": True,
         },
         num_warps=config.num_warps,
         num_stages=STAGES,
