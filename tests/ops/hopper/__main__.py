@@ -9,7 +9,6 @@ import sys
 
 from tests.ops.compiling import compile_for_hopper
 
-
 MEMORY = re.compile(r"\b(?:ld\.global|st\.global|ld\.volatile\.global|cp\.async|red\.|atom\.)")
 
 
