@@ -120,6 +120,7 @@ def test_compiled_on_the_cpu_skips_blocks() -> None:
 @pytest.mark.parametrize("h", [1, 2, 4])
 @pytest.mark.parametrize("facts", [{}, {"sink_tokens": 5, "window_tokens": 200}, {"first_place": [150, 0]}])
 def test_on_a_gpu(h: int, facts: dict[str, object]) -> None:
+    torch.compiler.reset()  # every case is compiled anew, and a process may do that 8 times
     T, S = 500, 777
     leaves = [x.requires_grad_() for x in tensors(T, S, B=2, D=64, dtype=torch.bfloat16, device="cuda")]
     table = random_table(T, S, h, B=2, block=128, device="cuda", **facts)  # type: ignore[arg-type]
