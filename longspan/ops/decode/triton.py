@@ -213,7 +213,8 @@ def _launch(
         ALIKE=k.stride() == v.stride(),
         WAVE=wave,
         LEAST_TILES=config.least_tiles,
-        **overlap(q),
+        # pages looked up in a table were up to 18% slower when the next call waits beside them
+        **(overlap(q) if form != PAGED.value else {"OVERLAP": False}),
         num_warps=config.num_warps,
         num_stages=config.num_stages,
     )
