@@ -54,6 +54,7 @@ def pages(
     haystack: Annotated[
         str, typer.Option(help="pydoc, noise, keyvalue, or a text file or folder.")
     ] = "pydoc",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
     docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),
@@ -69,7 +70,7 @@ def pages(
         _write(page, rows, docs)
         return
     check_writable(out / "results.jsonl")
-    runner = open_runner("reference", {"device": device}, haystack, out, False, None)
+    runner = open_runner("reference", {"dtype": dtype, "device": device}, haystack, out, False, None)
     jobs = _plan(page, methods, tasks, samples, skip, runner.model.tokenizer)
     wanted = None if lengths is None else read_lengths(lengths)
     jobs = [job for job in jobs if wanted is None or job.case.length_tokens in wanted]

@@ -43,7 +43,7 @@ CARD = {
         "spec": "abf(theta=30000)",
         "task": "niah_single_1",
         "length_tokens": 8192,
-        "reach": {16384: "abf(theta=80000)"},
+        "reach": {16384: "abf(theta=80000)", 32768: "abf(theta=180000)", 65536: "abf(theta=360000)"},
         "against": "dense",
         "margin": 0.5,
     },

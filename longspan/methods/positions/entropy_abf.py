@@ -56,7 +56,11 @@ CARD = {
         "spec": "entropy_abf(theta=30000)",
         "task": "niah_single_1",
         "length_tokens": 8192,
-        "reach": {16384: "entropy_abf(theta=80000)"},
+        "reach": {
+            16384: "entropy_abf(theta=80000)",
+            32768: "entropy_abf(theta=180000)",
+            65536: "entropy_abf(theta=360000)",
+        },
         "against": "dense",
         "margin": 0.5,
     },

@@ -41,7 +41,7 @@ CARD = {
         "spec": "ntk(factor=3)",
         "task": "niah_single_1",
         "length_tokens": 8192,
-        "reach": {16384: "ntk(factor=8)"},
+        "reach": {16384: "ntk(factor=8)", 32768: "ntk(factor=16)", 65536: "ntk(factor=32)"},
         "against": "dense",
         "at_least": 0.8,
     },

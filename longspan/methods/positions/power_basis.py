@@ -50,7 +50,11 @@ CARD = {
         "spec": "power_basis()",
         "task": "niah_single_1",
         "length_tokens": 8192,
-        "reach": {16384: "power_basis(power=1)"},
+        "reach": {
+            16384: "power_basis(power=1)",
+            32768: "power_basis(power=1)",
+            65536: "power_basis(power=1)",
+        },
         "against": "dense",
         "margin": 0.5,
     },

@@ -44,7 +44,7 @@ CARD = {
         "spec": "yarn(factor=2)",
         "task": "niah_single_1",
         "length_tokens": 8192,
-        "reach": {16384: "yarn(factor=4)"},
+        "reach": {16384: "yarn(factor=4)", 32768: "yarn(factor=8)", 65536: "yarn(factor=16)"},
         "against": "dense",
         "margin": 0.4,
     },
