@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from longspan.cli._output import check_writable, write_json
+from longspan.cli._train_diffusion import diffusion
 from longspan.cli._train_extend import extend, schemes
 from longspan.errors import UserInputError
 
@@ -23,6 +24,7 @@ def _train() -> None:
 
 
 app.command()(extend)
+app.command()(diffusion)
 app.command()(schemes)
 
 
