@@ -84,7 +84,8 @@ class LayerInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The model as a method sees it. `window_tokens` is the context length it was trained for."""
+    """The model as a method sees it. `window_tokens` is the context length it was trained for; with `learned_positions`,
+    the rows of the table that it takes positions from, as BERT does, instead of rotating."""
 
     name: str
     layers: tuple[LayerInfo, ...]
@@ -92,6 +93,7 @@ class ModelInfo:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    learned_positions: bool = False
 
     @property
     def num_layers(self) -> int:

@@ -140,6 +140,11 @@ class Positions(Method):
         """Maps of positions; not empty means that keys are stored pre-rotary and rotated at attention."""
         return ()
 
+    def places(self, positions: Tensor, window_tokens: int) -> Tensor | None:
+        """Where the tokens at `positions` (int64) of a text beyond the window look up in an encoder's learned table of
+        `window_tokens` rows, 0 for its first; between two rows it is interpolated. None: not expressed by such a table."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Method):
@@ -222,8 +227,13 @@ class Reader(Protocol):
         """Read chunks `[T]` of token ids into the run, methods applied; ends with the run marked as read."""
         ...
 
+    def prefill_rows(self, run: Any, rows: Tensor) -> Any:
+        """Read texts `[B, T]` side by side, as the rows of a batch, into a new run, methods applied; ends with the run marked as
+        read. Each row is blind to the others; what follows is appended to all of them."""
+        ...
+
     def advance(self, run: Any, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
-        """Append tokens `[T]` as a question would be; logits `[T, V]` of the last token, None when stopped early."""
+        """Append tokens `[T]` as a question would be; logits `[1, V]` of the last token, None when stopped early."""
         ...
 
     def layer_logits(self, run: Any, layer: int) -> Tensor:
@@ -251,3 +261,11 @@ class Reading(Method):
     def ask(self, reader: Reader, run: Any, question_ids: Tensor) -> Any:
         """The run that the question `[T]` is then read into, without it; `run` itself stays as it is."""
         return reader.fork(run)
+
+    def combine(self, logits: Tensor) -> Tensor:
+        """Logits `[1, V]` of the next token, from those of each row `[B, V]` where `read` put several side by side."""
+        return logits
+
+    def encoder_window(self, window_tokens: int) -> int | None:
+        """Tokens of the windows that an encoder trained on `window_tokens` encodes apart; None: not for encoders."""
+        return None

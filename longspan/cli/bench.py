@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longspan.cli._bench_compare import compare
+from longspan.cli._bench_embed import embed
 from longspan.cli._bench_options import read_depths, read_lengths, read_seeds, read_tasks, rerun_command
 from longspan.cli._bench_pages import pages, write_proof
 from longspan.cli._bench_run import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(invoke_without_command=True)
 app.command("compare")(compare)
+app.command("embed")(embed)
 app.command("score")(score)
 app.command("samples")(samples)
 app.command("pages")(pages)

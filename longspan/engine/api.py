@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from longspan.engine.applied import Applied
+from longspan.engine.encoder import AppliedEncoder
+from longspan.engine.encoder_plan import is_encoder
 from longspan.engine.model import LoadedModel, SpanModel
 from longspan.engine.save import open_context
 from longspan.errors import UnsupportedLayerError, UserInputError
@@ -86,12 +88,16 @@ def _open(loaded: LoadedModel, methods: Spec, chunk_tokens: int | None) -> SpanM
 
 @contextmanager
 def applied(model: PreTrainedModel, methods: Spec) -> Iterator[PreTrainedModel]:
-    """Stock `generate()`, pipelines and assisted decoding under a spec, inside the `with` block.
+    """Stock `generate()`, pipelines and assisted decoding under a spec, inside the `with` block; encoders' forward, too.
 
-    The prompt counts as the text: methods that compact after reading do so at its end. Leaving the block restores the
-    model exactly.
+    The prompt counts as the text: methods that compact after reading do so at its end. An encoder, such as BERT, takes
+    methods of positions. Leaving the block restores the model exactly.
     """
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    if is_encoder(model):
+        with AppliedEncoder(model, name, methods):
+            yield model
+        return
     with Applied(LoadedModel(model, None, name), methods):
         yield model
 

@@ -44,7 +44,7 @@ class Context:
     @property
     def num_tokens(self) -> int:
         """Tokens read."""
-        return self.run.seen
+        return len(self.run.ids)
 
     @property
     def kept_tokens(self) -> float:

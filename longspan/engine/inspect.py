@@ -36,7 +36,8 @@ def inspect_model(model: PreTrainedModel, name: str) -> ModelInfo:
     modules = find_attention_modules(model)
     if not all(getattr(module, "is_causal", True) for module in modules):
         raise UnsupportedLayerError(
-            f"{name} ({type(model).__name__}) attends in both directions; longspan serves causal language models"
+            f"{name} ({type(model).__name__}) attends in both directions; use it inside "
+            "longspan.applied(encoder, methods), longspan.load is for causal language models"
         )
     if len(modules) != config.num_hidden_layers:
         raise UnsupportedLayerError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args, get_origin, get_type_hints
 
+from longspan._syntax import format_indices, format_value
 from longspan.engine.store import Slab
 from longspan.model_info import LayerInfo, ModelInfo
 from longspan.ops.attend import Rotary
-from longspan.roles import Phase, Positions, Reading, Selection, Steering, Storage
+from longspan.roles import Method, Phase, Positions, Reading, Selection, Steering, Storage
 from longspan.spec import ScopedMethod, canonical
 from longspan.visit import Band
 
@@ -77,6 +79,22 @@ class Plan:
     def pre_rotary(self) -> bool:
         return any(layer.pre_rotary for layer in self.layers)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the spec leaves alone although it covers it, a sentence for each method."""
+        closed = [layer.info.index for layer in self.layers if layer.info.sliding_window_tokens is not None]
+        notes = []
+        for scoped in self.methods:
+            left = tuple(index for index in closed if _covers(scoped, index))
+            if left and isinstance(scoped.method, Positions | Selection | Storage | Steering):
+                one = len(left) == 1
+                which = f"layer {left[0]} as it is" if one else f"layers {format_indices(left)} as they are"
+                why = (
+                    "it has a sliding window of its own" if one else "they have a sliding window of their own"
+                )
+                notes.append(f"{scoped.name} leaves {which}: {why}")
+        return tuple(notes)
+
 
 def build_plan(methods: Sequence[ScopedMethod], model: ModelInfo) -> Plan:
     """Compile methods for a model; ValueError where they cannot serve it or each other."""
@@ -88,6 +106,12 @@ def build_plan(methods: Sequence[ScopedMethod], model: ModelInfo) -> Plan:
     readings = [s for s in methods if "Reading" in s.method.claims()]
     if len(readings) > 1:
         raise _conflict(readings[0], readings[1], "Reading", None)
+    steering = next((s for s in methods if isinstance(s.method, Steering)), None)
+    if readings and steering and type(readings[0].method).combine is not Reading.combine:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{steering.name} measures a text that is read as one, but {readings[0].name} reads its parts side by side; "
+            "keep one of them"
+        )
     layers = tuple(
         _layer_plan(
             layer, [s for s in methods if _covers(s, layer.index)] if layer.index in open_layers else []
@@ -125,8 +149,7 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
                 f"{name}: got kv head {max(scope.heads)}; {model.name} has kv heads 0 to {num_kv_heads - 1}; "
                 "name some of these in on(heads=...)"
             )
-    selects_only = method.claims() == frozenset({"Selection"}) and not isinstance(method, Steering)
-    if (scope.heads is not None or scope.phase is not None) and not selects_only:
+    if (scope.heads is not None or scope.phase is not None) and not _selects_only(method):
         raise ValueError(
             f"{name} cannot be scoped by heads or phase: only methods that do nothing but choose keys can; "
             "scope it by layers, or leave it whole"
@@ -144,9 +167,13 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
             for second in claimed[i + 1 :]:
                 if role != "Selection" or _overlap(first, second):
                     raise _conflict(first, second, role, layer)
-    positions = next(
-        (s.method for s in methods if isinstance(s.method, Positions) and "Positions" in s.method.claims()),
-        None,
+    positions, name = next(
+        (
+            (s.method, s.name)
+            for s in methods
+            if isinstance(s.method, Positions) and "Positions" in s.method.claims()
+        ),
+        (None, ""),
     )
     selections = tuple(
         s for s in methods if isinstance(s.method, Selection) and "Selection" in s.method.claims()
@@ -160,14 +187,13 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
     if positions is not None:
         if rope is None:
             raise ValueError(
-                f"{type(positions).__name__} changes rotary positions, but layer {layer.index} of this model has none; "
+                f"{name} changes rotary positions, but layer {layer.index} of this model has none; "
                 "use a model with rotary embeddings, or leave the layer out with on(layers=..., method)"
             )
         wanted = positions.rope(rope)
         growing = positions.rope_at(wanted, rope.window_tokens) is not None
         new_rope = growing or wanted is not rope
         if new_rope and rope.rope_type != "default":
-            name = type(positions).__name__
             raise ValueError(
                 f"{name} sets new rotary frequencies, but this model already scales its own ({rope.rope_type}); "
                 "use the model as it is, or a method that maps positions instead (self_extend, lm_infinite)"
@@ -177,7 +203,7 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
     compacting = any(s.method.needs_pre_rotary() for s in selections if isinstance(s.method, Selection))
     if rope is not None and rope.start_inv_freq is not None and compacting:
         raise ValueError(
-            f"{type(positions).__name__} turns the first {rope.start_tokens} positions apart, which keys kept before "
+            f"{name} turns the first {rope.start_tokens} positions apart, which keys kept before "
             "rotation cannot tell once they are renumbered; use start_tokens=0, or another selection"
         )
     return LayerPlan(
@@ -208,9 +234,36 @@ def _phases(scoped: ScopedMethod) -> set[Phase]:
 
 def _conflict(a: ScopedMethod, b: ScopedMethod, role: str, layer: LayerInfo | None) -> ValueError:
     where = f" on layer {layer.index}" if layer is not None else ""
-    fix = "give each its own layers with on(layers=..., method)" if layer is not None else "keep one of them"
-    if role == "Selection":
-        fix = "give each its own layers, heads or phase with on(..., method)"
+    if isinstance(a.method, Reading) or isinstance(b.method, Reading):
+        fix = "keep one of them"  # a Reading takes every layer
+    elif role == "Selection" and _selects_only(a.method) and _selects_only(b.method):
+        fix = "keep one of them, or give each its own layers, heads or phase with on(..., method)"
+    else:
+        fix = "keep one of them, or give each its own layers with on(layers=..., method)"
+    for one, other in ((a, b), (b, a)):
+        if setting := yielding_setting(one.method, other.method):
+            fix += f", or set {setting[0]}={format_value(setting[1])} in {one.name}"
     return ValueError(
         f"{a.name} and {b.name} both {EXCLUSIVE[role]}{where}, which only one method can; {fix}"
     )
+
+
+def yielding_setting(method: Method, other: Method) -> tuple[str, object] | None:
+    """Name and value of the setting with which `method` leaves all exclusive roles to `other` that it takes; None where
+    there is no such choice."""
+    hints = get_type_hints(type(method))
+    for entry in fields(method):
+        hint = hints[entry.name]
+        choices = (False, True) if hint is bool else get_args(hint) if get_origin(hint) is Literal else ()
+        for choice in choices:
+            try:
+                changed = replace(method, **{entry.name: choice})
+            except ValueError:
+                continue  # not beside the other settings
+            if not changed.claims() & other.claims():
+                return entry.name, choice
+    return None
+
+
+def _selects_only(method: Method) -> bool:
+    return method.claims() == frozenset({"Selection"}) and not isinstance(method, Steering)

@@ -93,10 +93,20 @@ class ModelReader:
         run.finish_reading()
         return run
 
+    def prefill_rows(self, run: Run, rows: Tensor) -> Run:
+        """Read texts `[B, T]` side by side; see `Reader`."""
+        for piece in rows.split(max(1, self.chunk_tokens // len(rows)), dim=1):
+            self._forward(run, piece, None, want_logits=False)
+            if self.on_progress is not None:
+                self.on_progress(run.seen * len(rows))
+        run.token_ids = [rows.flatten().cpu()]
+        run.finish_reading()
+        return run
+
     def advance(self, run: Run, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
-        """Append tokens `[T]`; logits `[1, V]` of the last, or None when stopped early."""
+        """Append tokens `[T]`, to every row of the run; logits `[1, V]` of the last, or None when stopped early."""
         logits = self._forward(run, ids, stop_after_layer, want_logits=True)
-        return None if logits is None else logits[0, -1:]
+        return None if logits is None else self.plan.reading.combine(logits[:, -1])
 
     def all_logits(self, run: Run, ids: Tensor) -> Tensor:
         """Append tokens `[T]` of a text; logits `[T, V]` of each."""
@@ -118,13 +128,16 @@ class ModelReader:
         want_logits: bool,
         keep_all: bool = False,
     ) -> Tensor | None:
+        """Append tokens `[T]` to every row, or `[B, T]`; logits `[B, T or 1, V]`."""
+        if ids.dim() == 1:
+            run.token_ids.append(ids.cpu())
+            ids = ids.expand(run.num_rows, -1)
         ids = ids.to(self.info.device)
-        at = torch.arange(run.seen, run.seen + len(ids), device=ids.device)[None]
+        at = torch.arange(run.seen, run.seen + ids.shape[1], device=ids.device)[None]
         run.stop_after_layer = stop_after_layer
-        run.token_ids.append(ids.cpu())
         inputs = {
-            "input_ids": ids[None],
-            "position_ids": at,
+            "input_ids": ids,
+            "position_ids": at.expand(ids.shape),
             "past_key_values": SpanCache(run),
             "use_cache": True,
         }

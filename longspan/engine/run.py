@@ -68,8 +68,18 @@ class Run:
         return sum(kept) / max(len(kept), 1)
 
     @property
+    def num_rows(self) -> int:
+        """Rows of a batch that it holds: 1 but where a reading puts parts of a text side by side."""
+        return next((len(x) for layer in self.layers for slab in layer.slabs for x in slab.tensors[:1]), 1)
+
+    @property
+    def own_tokens(self) -> int:
+        """Of several rows, the tokens that each has for itself: in `ids` they stand row after row, then what all share."""
+        return 0 if self.num_rows == 1 else (len(self.ids) - self.seen) // (self.num_rows - 1)
+
+    @property
     def ids(self) -> Tensor:
-        """Token ids seen so far, `[S]`."""
+        """Token ids seen so far, `[S]`; of several rows, see `own_tokens`."""
         if len(self.token_ids) > 1:
             self.token_ids = [torch.cat(self.token_ids)]
         return self.token_ids[0] if self.token_ids else torch.zeros(0, dtype=torch.long)

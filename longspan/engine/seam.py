@@ -260,13 +260,14 @@ def _before_attention(
         assert rope is not None
         if positions is None:
             positions = torch.arange(cache.run.seen, cache.run.seen + cos.shape[1], device=cos.device)[None]
-        kwargs["position_embeddings"] = _cos_and_sin(rope, positions, cos.dtype)
+        kwargs["position_embeddings"] = cos_and_sin(rope, positions, cos.dtype)
     else:
         return None
     return args, kwargs
 
 
-def _cos_and_sin(rope: Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def cos_and_sin(rope: Rope, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin `[..., rotary_dims]` of integer positions `[...]`."""
     cos, sin = angles(positions, rope.inv_freq, rope.scaling, dtype)
     if rope.start_inv_freq is None:
         return cos, sin

@@ -41,23 +41,23 @@ class Tracer:
     """
 
     def __init__(self, run: Run, context: Run) -> None:
-        self.context_ids, self.context_tokens = run.ids, run.seen
+        self.context_ids, self.context_tokens, self.own_tokens = run.ids, run.seen, run.own_tokens
         self.text_ids, self.origin = context.ids, context.origin
         self.chosen = None if run.origin is context.origin else run.origin
-        self.evidence = torch.zeros(run.seen)
+        self.evidence = torch.zeros(len(run.ids))
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def observe(self, layer: LayerInfo, problem: Problem) -> None:
-        """After attention: remember where the last query of each head looked."""
+        """After attention: remember where the last query of each head looked, in every row."""
         if layer.sliding_window_tokens is not None:
             return
-        weights, places = (x[0] for x in last_attention(problem))
+        weights, places = last_attention(problem)
         top = weights.topk(min(TOP_PLACES, weights.shape[-1]), dim=-1)
-        places = places.gather(1, top.indices)
-        positions = problem.key_positions[0].repeat_interleave(
-            len(weights) // problem.key_positions.shape[1], dim=0
+        places = places.gather(2, top.indices)
+        positions = problem.key_positions.repeat_interleave(
+            weights.shape[1] // problem.key_positions.shape[1], dim=1
         )
-        at = torch.where(places >= 0, positions.gather(1, places.clamp(min=0)), -1)
+        at = torch.where(places >= 0, positions.gather(2, places.clamp(min=0)), -1)
         self._pending.append((top.values.cpu(), at.cpu()))
 
     def settle(self, token: int) -> None:
@@ -65,6 +65,8 @@ class Tracer:
         for weights, positions in self._pending:
             inside = (positions >= 0) & (positions < self.context_tokens)
             place = positions.clamp(0, self.context_tokens - 1)
+            rows = torch.arange(len(place))[:, None, None]
+            place = place + self.own_tokens * rows.where(place < self.own_tokens, len(place) - 1)
             copied = inside & (self.context_ids[place] == token)
             self.evidence.index_add_(0, place[copied], weights[copied])
         self._pending = []

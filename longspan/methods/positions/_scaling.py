@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_FACTOR = 1e6  # powers of more do not fit a float
+MAX_THETA = 1e30  # powers of more do not fit a float32, and frequencies would be 0
 
 
 def check_factor(factor: float) -> None:
@@ -24,11 +25,32 @@ def check_factor(factor: float) -> None:
 
 def check_rotary(name: str, model: ModelInfo) -> None:
     """Raise ValueError where no layer that methods may change has a rotary embedding."""
+    if model.learned_positions:
+        raise ValueError(
+            f"{name} changes rotary positions, but {model.name} takes positions from a learned table; use a method for "
+            "such tables: pi, grouped_positions, recurrent_positions or parallel_windows"
+        )
     if all(layer.rope is None for layer in model.open_layers):
         raise ValueError(
             f"{name} changes rotary positions, but no layer of {model.name} that methods may change has any; "
             "use a model with rotary positions, such as Llama, Qwen or Mistral"
         )
+
+
+def check_positions(name: str, model: ModelInfo) -> None:
+    """Raise ValueError where the model has neither rotary positions nor a learned table of positions."""
+    if not model.learned_positions:
+        check_rotary(name, model)
+
+
+def check_several(name: str, model: ModelInfo) -> None:
+    """Raise ValueError where a layer has a single frequency, which a method that keeps the fastest cannot change."""
+    for layer in model.open_layers:
+        if layer.rope is not None and layer.rope.rotary_dims < 4:
+            raise ValueError(
+                f"{name} keeps the fastest frequency and changes the others, but layer {layer.index} of {model.name} has "
+                "one alone; use pi, which changes all, or a method that maps positions, such as self_extend"
+            )
 
 
 def check_window(window_tokens: int | None, *, least: int = 1) -> None:
@@ -41,8 +63,10 @@ def check_window(window_tokens: int | None, *, least: int = 1) -> None:
 
 def check_theta(theta: float | None) -> None:
     """Raise ValueError unless `theta` is None or may be a rotary base."""
-    if theta is not None and not (math.isfinite(theta) and theta > 1):
-        raise ValueError(f"got theta={theta:g}; give a base above the model's own, such as theta=500000")
+    if theta is not None and not 1 < theta <= MAX_THETA:
+        raise ValueError(
+            f"got theta={theta:g}; give a base above the model's own, such as theta=500000, up to {MAX_THETA:g}"
+        )
 
 
 def check_raised(name: str, theta: float | None, model: ModelInfo) -> None:

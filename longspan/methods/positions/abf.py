@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longspan.methods.positions._scaling import check_raised, check_rotary, check_theta, raised
+from longspan.methods.positions._scaling import check_raised, check_rotary, check_several, check_theta, raised
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -65,6 +65,7 @@ class AdjustedBase(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("abf", model)
+        check_several("abf", model)
         check_raised("abf", self.theta, model)
 
     def rope(self, rope: Rope) -> Rope:

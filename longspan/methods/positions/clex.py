@@ -40,7 +40,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.methods.positions._scaling import check_factor, check_rotary, check_several
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -109,6 +109,7 @@ class Clex(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and weights that are another model's."""
         check_rotary("clex", model)
+        check_several("clex", model)
         pairs = len(self.frequencies) if self._network is None else self._network[0].shape[0]
         for layer in model.open_layers if pairs else ():
             if layer.rope is not None and layer.rope.rotary_dims != 2 * pairs:

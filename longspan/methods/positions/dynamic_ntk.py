@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from longspan.methods.positions._scaling import check_factor, check_rotary, check_window
+from longspan.methods.positions._scaling import check_factor, check_rotary, check_several, check_window
 from longspan.roles import ModelInfo, Positions, Rope
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class DynamicNtk(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions."""
         check_rotary("dynamic_ntk", model)
+        check_several("dynamic_ntk", model)
 
     def rope_at(self, rope: Rope, num_tokens: int) -> Rope:
         """transformers' own dynamic frequencies for a text of so many tokens."""

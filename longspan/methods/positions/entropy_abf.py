@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from longspan.methods.positions._scaling import (
     check_raised,
     check_rotary,
+    check_several,
     check_theta,
     check_window,
     log_scale,
@@ -89,6 +90,7 @@ class EntropyAbf(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and bases below the model's own."""
         check_rotary("entropy_abf", model)
+        check_several("entropy_abf", model)
         check_raised("entropy_abf", self.theta, model)
 
     def rope(self, rope: Rope) -> Rope:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.methods.positions._scaling import check_factor, check_rotary, check_several
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -63,6 +63,7 @@ class NtkAware(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions."""
         check_rotary("ntk", model)
+        check_several("ntk", model)
 
     def rope(self, rope: Rope) -> Rope:
         """The embedding with its base raised."""

@@ -9,15 +9,19 @@ the t-th token of the question and its answer stands at W + t and sees every tok
 So no distance leaves the trained window L while question and answer have no more than L - W tokens, however
 many windows there are, and reading costs as much per token for long texts as for short ones.
 
+An encoder, which has no question, encodes each window of W tokens by itself, the text's first and last token (such as
+[CLS] and [SEP]) around it; a token's state is then the mean over the windows that hold it.
+
 Paper: Parallel Context Windows for Large Language Models (2022); Revisiting Parallel Context Windows: A
 Frustratingly Simple Alternative and Chain-of-Thought Deterioration (2023), which finds it no better than an
-ensemble of windows.
+ensemble of windows; for encoders LongEmbed: Extending Embedding Models for Long Context Retrieval (2024).
 
 Differs from the paper: windows are cut by tokens, not between examples; the last one begins early enough to
 be full, so that up to W - 1 tokens are read twice. Only the first window begins with the tokenizer's first
-token. The second paper's ensemble, which asks each window by itself and adds up the predictions, is not here.
+token. The second paper's ensemble, which asks each window by itself and adds up the predictions, is `window_ensemble`.
 What is read on later, as a conversation's next turn, is part of the question. Layers with a sliding window of
-their own keep it.
+their own keep it. LongEmbed averages the pooled vectors of windows; here the user pools states, which weighs tokens
+of a text alike instead of windows.
 
 Fails when: the answer takes tokens of several windows together; many windows share out a question's
 attention; question and answer are longer than L - W.
@@ -34,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_positions
 from longspan.roles import LayerInfo, ModelInfo, Positions, Reader, Reading, Selection, Step
 from longspan.visit import Band, Dense, Gather
 
@@ -51,7 +55,7 @@ CARD = {
     "training": "none",
     "exact": "for texts up to window_tokens",
     "frees": "no",
-    "needs": ["rotary positions"],
+    "needs": ["rotary positions, or an encoder's learned table"],
     "claim": {
         "text": "without training, at twice the trained window, a question over windows that were read apart still "
         "finds a hidden fact",
@@ -73,7 +77,7 @@ PIECE_TOKENS = 1024  # of a window that pass through the model at once; bounds t
 class ParallelWindows(Positions, Selection, Reading):
     """Settings of Parallel Context Windows."""
 
-    window_tokens: int | None = None  # W; by default 3/4 of the trained window (paper: all but the question)
+    window_tokens: int | None = None  # W; 3/4 of the trained window (paper: all but a question); encoder: all
 
     def __post_init__(self) -> None:
         if self.window_tokens is not None and self.window_tokens < 1:
@@ -82,8 +86,8 @@ class ParallelWindows(Positions, Selection, Reading):
             )
 
     def check(self, model: ModelInfo) -> None:
-        """Refuse models without rotary positions, and with layers that would disagree about the windows."""
-        check_rotary("parallel_windows", model)
+        """Refuse models without positions to change, and with layers that would disagree about the windows."""
+        check_positions("parallel_windows", model)
         sizes = {None if layer.rope is None else self._window(layer) for layer in model.open_layers}
         if len(sizes) > 1:
             raise ValueError(
@@ -139,6 +143,10 @@ class ParallelWindows(Positions, Selection, Reading):
         first, added = int(run.origin[-1]) + 1, len(branch.ids) - len(run.origin)
         branch.origin = torch.cat([run.origin, torch.arange(first, first + added)])
         return branch
+
+    def encoder_window(self, window_tokens: int) -> int:
+        """The whole trained window, where none is given."""
+        return self.window_tokens or window_tokens
 
     def _window(self, layer: LayerInfo) -> int:
         assert layer.rope is not None, "layers without rotary positions are refused earlier"

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from longspan.methods.positions._scaling import check_rotary
+from longspan.methods.positions._scaling import check_rotary, check_several
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -80,6 +80,7 @@ class PowerBasis(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions."""
         check_rotary("power_basis", model)
+        check_several("power_basis", model)
 
     def rope(self, rope: Rope) -> Rope:
         """Each frequency times a power of its place."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.methods.positions._scaling import check_factor, check_rotary, check_several
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -66,6 +66,7 @@ class RopeContraction(Positions):
     def check(self, model: ModelInfo) -> None:
         """Refuse models without rotary positions, and factors that leave no base."""
         check_rotary("rope_contraction", model)
+        check_several("rope_contraction", model)
         for layer in model.open_layers:
             if layer.rope is not None and layer.rope.theta / self.factor <= 1:
                 raise ValueError(

@@ -61,6 +61,9 @@ CARD = {
 }
 
 
+MIN_TEMPERATURE = 1e-3  # logits divided by less do not fit every float
+
+
 @dataclass(frozen=True, kw_only=True)
 class TempScale(Positions):
     """Settings of the temperature."""
@@ -75,9 +78,9 @@ class TempScale(Positions):
                 f"got form={self.form} and temperature={self.temperature}; a temperature belongs to form=constant "
                 "alone, such as temp_scale(form=constant, temperature=0.9)"
             )
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
+        if self.temperature is not None and not MIN_TEMPERATURE <= self.temperature < math.inf:
             raise ValueError(
-                f"got temperature={self.temperature:g}; allowed is above 0, such as 0.9 (1: no change)"
+                f"got temperature={self.temperature:g}; allowed is {MIN_TEMPERATURE:g} or more, such as 0.9 (1: no change)"
             )
         check_window(self.window_tokens, least=2)
 

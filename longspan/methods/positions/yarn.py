@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from longspan.methods.positions._scaling import check_factor, check_rotary
+from longspan.methods.positions._scaling import MAX_FACTOR, check_factor, check_rotary
 from longspan.roles import ModelInfo, Positions, Rope
 
 CARD = {
@@ -64,10 +64,10 @@ class Yarn(Positions):
 
     def __post_init__(self) -> None:
         check_factor(self.factor)
-        if not 0 < self.beta_slow < self.beta_fast:
+        if not 0 < self.beta_slow < self.beta_fast <= MAX_FACTOR:
             raise ValueError(
                 f"got beta_slow={self.beta_slow:g} and beta_fast={self.beta_fast:g}; both count turns within the "
-                "trained window, and allowed is 0 < beta_slow < beta_fast (1 and 32 in the paper)"
+                f"trained window, and allowed is 0 < beta_slow < beta_fast (1 and 32 in the paper), up to {MAX_FACTOR:,.0f}"
             )
 
     def check(self, model: ModelInfo) -> None:

@@ -228,7 +228,7 @@ def test_first_tokens_need_keys_that_keep_their_places():
     model = one_model(one_layer(rope=one_rope()))
     slowed = LongRope(factors=FACTORS, start_tokens=4)
     build_plan(resolve([LongRope(factors=FACTORS), Renumbers()]), model)
-    with pytest.raises(ValueError, match="LongRope turns the first 4 positions apart"):
+    with pytest.raises(ValueError, match="longrope turns the first 4 positions apart"):
         build_plan(resolve([slowed, Renumbers()]), model)
 
 

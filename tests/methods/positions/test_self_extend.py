@@ -58,6 +58,40 @@ def test_reading_equals_pairwise_rotation(kv_heads, chunk_tokens):
     assert worst(read_logits(span, ids, chunk_tokens=chunk_tokens), wanted) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("group", "window", "cap"),
+    [(4, 64, 70), (3, 10, 11), (7, 1, 2), (2, 5, 40), (1, 8, 9), (64, 33, 34), (4, 16, 500)],
+)
+def test_a_cap_holds_farther_pairs_at_it(group, window, cap):
+    method = SelfExtend(group_size=group, window_tokens=window, max_distance_tokens=cap)
+    assert torch.equal(distances_of_bands(method, 300), distances_by_hand(300, group, window).clamp(max=cap))
+
+
+@pytest.mark.parametrize("chunk_tokens", [1024, 13])
+def test_reading_under_a_cap_equals_pairwise_rotation(chunk_tokens):
+    ids, model = some_ids(211), small_llama()
+    distances = distances_by_hand(211, 3, 20)
+    span = load(model, "self_extend(group_size=3, window_tokens=20, max_distance_tokens=50)")
+    got = read_logits(span, ids, chunk_tokens=chunk_tokens)
+    assert worst(got, pairwise_logits(model, ids, distances=distances.clamp(max=50))) < 1e-5
+    assert worst(got, pairwise_logits(model, ids, distances=distances)) > 1e-3
+
+
+def test_beside_a_window_of_all_heads_the_first_tokens_stay_at_the_cap():
+    ids, model = some_ids(400), small_llama()
+    visible = (pair_distances(400) < 60) | (torch.arange(400) < 3)
+    distances = distances_by_hand(400, 3, 20).clamp(max=50)
+    window = "duo_attention(retrieval_fraction=0, sink_tokens=3, recent_tokens=60)"
+    span = load(
+        model,
+        f"self_extend(group_size=3, window_tokens=20, max_distance_tokens=50) + {window}",
+        chunk_tokens=50,
+    )
+    wanted = pairwise_logits(model, ids, distances=distances, visible=visible)
+    assert worst(read_logits(span, ids, chunk_tokens=50), wanted) < 1e-5
+    assert span.read(ids).kept_tokens == 63
+
+
 def test_settings_matter():
     ids, model = some_ids(150), small_llama()
     got = read_logits(load(model, "self_extend(group_size=4, window_tokens=32)"), ids, chunk_tokens=1024)
@@ -104,6 +138,8 @@ def test_bad_settings():
         SelfExtend(group_size=0)
     with pytest.raises(ValueError, match="got window_tokens=0; allowed is 1 or more"):
         SelfExtend(window_tokens=0)
+    with pytest.raises(ValueError, match="got max_distance_tokens=64; allowed is more than window_tokens=64"):
+        SelfExtend(window_tokens=64, max_distance_tokens=64)
 
 
 def test_windows_without_room_for_groups_are_refused():

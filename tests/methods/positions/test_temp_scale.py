@@ -101,8 +101,8 @@ def test_models_that_scale_their_own_frequencies_are_served():
         ({"window_tokens": 1}, "got window_tokens=1; allowed is 2 or more, or none"),
         ({"form": "constant"}, "got form=constant and temperature=None; a temperature belongs to"),
         ({"temperature": 0.9}, "got form=logn and temperature=0.9; a temperature belongs to form=constant"),
-        ({"form": "constant", "temperature": 0.0}, "got temperature=0; allowed is above 0"),
-        ({"form": "constant", "temperature": math.nan}, "got temperature=nan; allowed is above 0"),
+        ({"form": "constant", "temperature": 0.0}, "got temperature=0; allowed is 0.001 or more"),
+        ({"form": "constant", "temperature": math.nan}, "got temperature=nan; allowed is 0.001 or more"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -28,7 +28,6 @@ Fails when: the text is much longer than the factors were searched for, or anoth
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,9 +85,10 @@ class LongRope(Positions):
             check_factor(self.factor)
         if self.start_tokens is not None and self.start_tokens < 0:
             raise ValueError(f"got start_tokens={self.start_tokens}; allowed is 0 or more, or none")
-        if self.attention_factor is not None and not 0 < self.attention_factor < math.inf:
+        if self.attention_factor is not None and not 0 < self.attention_factor <= MAX_FACTOR:
             raise ValueError(
-                f"got attention_factor={self.attention_factor:g}; allowed is above 0 (1: no change), or none"
+                f"got attention_factor={self.attention_factor:g}; allowed is above 0 (1: no change) and up to "
+                f"{MAX_FACTOR:,.0f}, or none"
             )
         if self.factors is not None:
             assert self._given
