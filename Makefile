@@ -38,7 +38,7 @@ bench: $(READY) ## Run the benchmark
 	$(BIN)/longspan bench $(ARGS)
 
 docs: $(READY) ## Generate the pages of the methods
-	$(BIN)/longspan methods --docs docs/methods $(ARGS)
+	$(BIN)/longspan methods --docs docs/methods --pairs docs/pairs.md $(ARGS)
 
 clean: ## Remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

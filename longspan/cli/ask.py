@@ -66,6 +66,8 @@ def command(
             style="dim",
         )
         span = span.with_methods(BEYOND_WINDOW)
+    for note in span.plan.notes:
+        out.print(note, style="dim")
     context = span.read(text)
     read_seconds = context.usage.seconds.get("read", 0.0)
     results: list[dict[str, Any]] = []

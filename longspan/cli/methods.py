@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longspan.cli._output import JSON_HELP, console, write_json
+from longspan.cli._output import JSON_HELP, check_writable, console, write_json, write_text
 
 if TYPE_CHECKING:
     from longspan.card import Card
@@ -21,6 +21,12 @@ def command(
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help=JSON_HELP)] = None,
     docs: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write one Markdown page for every method here.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Run every pair of methods on a small model and write the table here."
+        ),
     ] = None,
 ) -> None:
     """List the methods, or show one method's card: paper, equation, parameters, needs, proof.
@@ -39,10 +45,18 @@ def command(
         from longspan.cli._method_pages import write_pages
 
         write_pages(docs, shown, proof)
+    if pairs is not None:
+        from longspan.cli._output import loading
+
+        check_writable(pairs)
+        with loading():
+            from longspan.evaluation.pairs import all_outcomes
+            from longspan.evaluation.pairs_page import pairs_page
+        write_text(pairs, pairs_page(all_outcomes()))
     if json_file is not None:
         entries = [card.to_dict() | {"proof": proof.get(card.name)} for card in shown.values()]
         write_json(json_file, entries if name is None else entries[0])
-    if docs is None and (json_file is None or str(json_file) != "-"):
+    if docs is None and pairs is None and (json_file is None or str(json_file) != "-"):
         if name is None:
             _print_list(shown)
         else:
