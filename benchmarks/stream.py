@@ -339,7 +339,8 @@ def write_page(rows: Sequence[dict[str, Any]], page: Path, image: Path) -> None:
     image.parent.mkdir(parents=True, exist_ok=True)
     write_whole(image, figure(rows) + "\n")
     held = page.read_text(encoding="utf-8") if page.exists() else "# Streaming\n"
-    write_whole(page, put_between(held, *MARKS, table(rows)))
+    drawn = f"![Perplexity and memory by position]({os.path.relpath(image, page.parent)})"
+    write_whole(page, put_between(held, *MARKS, f"{drawn}\n\n{table(rows)}"))
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ def load(
         model: "reference" (bundled), a hub id, a folder, or a loaded `PreTrainedModel` (which stays attached until
             `SpanModel.detach()`; forwards without a longspan cache keep stock attention meanwhile).
         methods: a spec such as "yarn(factor=4) + snapkv(keep=0.25)"; None changes nothing.
-        dtype: default float32 on a CPU (bfloat16 there is many times slower), the checkpoint's own elsewhere.
+        dtype: default float32 on a CPU (bfloat16 there is many times slower), elsewhere the checkpoint's own (bfloat16 for
+            "reference").
         device: default "cuda" where there is one, else "cpu".
         tokenizer: for a loaded model, or instead of the folder's own.
         chunk_tokens: tokens per forward while reading; default 1024 on a CPU, 8192 on a GPU.
@@ -69,7 +70,8 @@ def load(
     if str(model) == REFERENCE:
         from longspan.reference import load_reference
 
-        loaded, found = load_reference(dtype=torch.float32 if kind is None else kind)
+        # its weights are stored in 8 bits: float32 would be no truer, and is many times slower on a GPU
+        loaded, found = load_reference(dtype=kind or torch.bfloat16)
     else:
         loaded, found = _from_pretrained(
             str(model), kind, local_files_only, trust_remote_code, tokenizer is None

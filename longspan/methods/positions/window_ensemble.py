@@ -23,8 +23,8 @@ enough to be full, so that some tokens are read twice. Weights by confidence are
 Fails when: the answer takes tokens of several windows together; windows without the answer are as sure of theirs as
 the one that has it, or are many; question and answer are longer than L - W, L the trained window. On the reference
 model long numbers are often lost, unlike with `parallel_windows`: behind their first digits, windows that do not hold the
-number repeat a digit and are sure of it, whatever the weights. A fact in words is found when weights are sharp, and
-seldom when all windows count alike, or as a mixture.
+number repeat a digit and are sure of it, whatever the weights. A short fact is told when weights are sharp, and
+less often when all windows count alike, or as a mixture.
 
     model = longspan.load("reference", methods="window_ensemble(weights=entropy, sharpness=3)")
     model.read(text_of_8192_tokens).ask("Who keeps the lantern?")
@@ -57,12 +57,12 @@ CARD = {
     "needs": [],
     "claim": {
         "text": "without training, at twice the trained window, what windows predict apart, added up by how sure "
-        "they are, finds a hidden fact",
+        "they are, tells a hidden fact, where the model as it is fails",
         "spec": "window_ensemble(weights=entropy, sharpness=3)",
         "task": "facts/single",
         "length_tokens": 8192,
         "against": "dense",
-        "at_least": 0.8,
+        "margin": 0.5,
     },
     "tolerances": {},
     "example": "window_ensemble(window_tokens=64)",
