@@ -39,6 +39,7 @@ from benchmarks.diffusion.measure import (
     texts,
 )
 from benchmarks.diffusion.page import check_page, figure, table, write_page
+from benchmarks.kernels.__main__ import write
 from longspan._files import write_whole
 from longspan.cli._output import check_writable
 from longspan.evaluation.provenance import commit
@@ -133,12 +134,6 @@ def measure(
         print(case.what, case.model, case.spec, case.tokens, f"{seconds} s", json.dumps(shown), flush=True)
         write(rows, out)
     return rows
-
-
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """One row a line, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def unseen(given: argparse.Namespace, folder: Path, tail: np.ndarray, bos: int) -> tuple[np.ndarray, str]:

@@ -1,13 +1,12 @@
 """`longspan train diffusion`: a masked-diffusion model out of a causal one."""
 
-import json
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from longspan.cli._output import loading
+from longspan.cli._train_options import print_record, row_workers
 
 SMOKE_STEPS = 8
 
@@ -75,13 +74,9 @@ def diffusion(
         config,
         text=text or [],
         out=out,
-        workers=min(4, max(1, (os.cpu_count() or 2) - 1)) if workers is None else workers,
+        workers=row_workers(workers),
         smoke=smoke,
-        report=_print_record,
+        report=print_record,
     )
     typer.echo(f"step {done.steps:,}, {done.tokens:,} tokens, {done.seconds:.0f} s")
     typer.echo(f"model in {done.folder}")
-
-
-def _print_record(record: dict[str, Any]) -> None:
-    print(json.dumps(record), flush=True)

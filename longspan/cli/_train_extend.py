@@ -1,13 +1,13 @@
 """`longspan train extend`: go on training a model so that its window grows; `longspan train schemes`: the ways to do it."""
 
-import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from longspan.cli._output import console, loading
+from longspan.cli._train_options import print_record, row_workers
 
 DEFAULT_STEPS = 1000
 SMOKE_STEPS = 8
@@ -105,10 +105,10 @@ def extend(
         out=out,
         resume=resume,
         seconds=seconds,
-        workers=min(4, max(1, (os.cpu_count() or 2) - 1)) if workers is None else workers,
+        workers=row_workers(workers),
         smoke=smoke,
         started=started,
-        report=_print_record,
+        report=print_record,
     )
     progress = piece.progress
     state = "finished" if progress.finished else "not finished: run again with --resume"
@@ -138,9 +138,3 @@ def schemes() -> None:
         paper = f"{card.title} ({card.year})" if card.year else card.title
         table.add_row(card.name, Text(card.trains), Text(paper))
     console().print(table)
-
-
-def _print_record(record: dict[str, Any]) -> None:
-    import json
-
-    print(json.dumps(record), flush=True)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from longspan._files import whole_folder
 from longspan.engine.inspect import inspect_model
 from longspan.model_info import Rope
 from longspan.roles import Positions
@@ -55,22 +54,19 @@ def export(trainer: Trainer, folder: Path, card: Mapping[str, Any]) -> str:
         the spec that the written model is run with: "dense" where its config says everything.
     """
     scheme, target = trainer.config.scheme, trainer.config.length_tokens
-    temporary = folder.with_name(folder.name + ".part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if trainer.module is not None:
-        own = {name: value.detach().cpu().contiguous() for name, value in trainer.module.state_dict().items()}
-        save_file(own, temporary / SCHEME_WEIGHTS)
-    method = scheme.spec(trainer.rope, target)
-    model = trainer.weights.merged()
-    model.eval()
-    spec = DENSE if write_config(model, method, trainer.base.rope, target) else method
-    model.save_pretrained(temporary)
-    trainer.base.tokenizer.save_pretrained(temporary)
-    text = json.dumps({"spec": spec, "method": method, **card}, indent=2) + "\n"
-    (temporary / CARD).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with whole_folder(folder) as made:
+        if trainer.module is not None:
+            weights = trainer.module.state_dict()
+            own = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+            save_file(own, made / SCHEME_WEIGHTS)
+        method = scheme.spec(trainer.rope, target)
+        model = trainer.weights.merged()
+        model.eval()
+        spec = DENSE if write_config(model, method, trainer.base.rope, target) else method
+        model.save_pretrained(made)
+        trainer.base.tokenizer.save_pretrained(made)
+        text = json.dumps({"spec": spec, "method": method, **card}, indent=2) + "\n"
+        (made / CARD).write_text(text, encoding="utf-8")
     return spec
 
 

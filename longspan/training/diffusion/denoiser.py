@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from longspan._files import whole_folder
 from longspan.engine.seam import find_attention_modules
 from longspan.errors import UnsupportedLayerError, UserInputError
 from longspan.training.base import Base, load_base
@@ -119,20 +118,16 @@ class Denoiser:
 
     def save(self, folder: Path, card: Mapping[str, Any]) -> None:
         """Write weights, config, tokenizer and `longspan.json` to `folder`, whole or not at all."""
-        temporary = folder.with_name(folder.name + ".part")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        self.model.save_pretrained(temporary)
-        self.tokenizer.save_pretrained(temporary)
         own = {
             "kind": KIND,
             "mask_token_id": self.mask_id,
             "shift": self.shift,
             "window_tokens": self.window_tokens,
         }
-        (temporary / CARD).write_text(json.dumps(own | dict(card), indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with whole_folder(folder) as made:
+            self.model.save_pretrained(made)
+            self.tokenizer.save_pretrained(made)
+            (made / CARD).write_text(json.dumps(own | dict(card), indent=2) + "\n", encoding="utf-8")
 
     @torch.no_grad()
     def _probe(self) -> None:
