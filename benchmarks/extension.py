@@ -3,9 +3,10 @@
     python -m benchmarks.extension --text books/ --length 16384 --tokens 13107200 --out extension-runs
     python -m benchmarks.extension --page docs/extension.md
 
-Every run is one `longspan train extend`, alone on its device so that seconds compare. All models are then measured side by
-side, on tasks and texts that no run saw, at the trained window, the target and twice the target, as "A Controlled Study on
-Long Context Extension and Generalization in LLMs" (2024) asks. Finished runs and rows are not done again.
+Every run is one `longspan train extend`, alone on its device so that seconds compare (`--device cuda:0,cuda:1` shares the
+runs out). All models are then measured side by side, on tasks and texts that no run saw, at the trained window, the target
+and twice the target, as "A Controlled Study on Long Context Extension and Generalization in LLMs" (2024) asks. Finished runs
+and rows are not done again.
 """
 
 from __future__ import annotations
@@ -52,34 +53,41 @@ def schemes(factor: int) -> dict[str, str]:
     }
 
 
-def train(name: str, scheme: str, given: argparse.Namespace) -> None:
-    """One run as a user starts it; raises CalledProcessError where it fails."""
-    command = [
-        "train",
-        "extend",
-        "reference",
-        "--scheme",
-        scheme,
-        "--length",
-        given.length,
-        "--out",
-        given.out / name,
-    ]
-    command += [
-        "--tokens",
-        given.tokens,
-        "--batch-tokens",
-        STEP_TOKENS,
-        "--lr",
-        given.lr,
-        "--task-share",
-        0.5,
-    ]
+def train_command(name: str, scheme: str, given: argparse.Namespace) -> list[str]:
+    """One run, as a user starts it."""
+    command: list[object] = ["-m", "longspan", "train", "extend", "reference", "--scheme", scheme]
+    command += ["--length", given.length, "--out", given.out / name, "--tokens", given.tokens]
+    command += ["--batch-tokens", STEP_TOKENS, "--lr", given.lr, "--task-share", "0.5"]
     for folder in given.text:
         command += ["--text", folder]
-    subprocess.run(
-        [sys.executable, "-m", "longspan", *map(str, command)], check=True, stdout=subprocess.DEVNULL
-    )
+    return [sys.executable, *map(str, command)]
+
+
+def run_all(commands: dict[str, list[str]], devices: Sequence[str], each: int, logs: Path, verb: str) -> None:
+    """Run every command, `each` at once on a device, which it sees as the only one; output goes to NAME.log in `logs`."""
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting = list(commands)
+    free = [device for _ in range(each) for device in devices]
+    running: list[tuple[str, str, float, subprocess.Popen[bytes]]] = []
+    while waiting or running:
+        while waiting and free:
+            name, device = waiting.pop(0), free.pop(0)
+            environment = os.environ | ({"OMP_NUM_THREADS": "1"} if each > 1 else {})
+            if device.startswith("cuda:"):
+                environment["CUDA_VISIBLE_DEVICES"] = device.removeprefix("cuda:")
+            with (logs / f"{name}.log").open("w") as log:
+                process = subprocess.Popen(
+                    commands[name], env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+            running.append((name, device, time.perf_counter(), process))
+        for entry in list(running):
+            name, device, start, process = entry
+            if process.poll() is not None:
+                running.remove(entry)
+                free.append(device)
+                end = "" if process.returncode == 0 else f", failed, see {logs / name}.log"
+                print(f"{verb} {name}: {time.perf_counter() - start:.0f} s with loading{end}", flush=True)
+        time.sleep(0.5)
 
 
 def measure(name: str, given: argparse.Namespace) -> None:
@@ -246,7 +254,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", help="some of the runs, by commas; all by default")
     parser.add_argument("--lanes", type=int, default=4, help="models measured at once")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", help="one, or several by commas: cuda:0,cuda:1")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, default=Path("extension-runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -263,36 +271,26 @@ def main() -> None:
     if given.measure:
         measure(given.measure, given)
         return
-    for name in names:
-        if not (given.out / name / "model" / "longspan.json").is_file():
-            start = time.perf_counter()
-            train(name, known[name], given)
-            print(f"trained {name}: {time.perf_counter() - start:.0f} s with loading", flush=True)
-    names.append(BASE)
-    waiting, running = list(names), []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    while waiting or running:
-        while waiting and len(running) < given.lanes:
-            name = waiting.pop(0)
-            command = [sys.executable, "-m", "benchmarks.extension", *sys.argv[1:], "--measure", name]
-            log = given.out / "measured" / f"{name}.log"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            running.append(
-                (
-                    name,
-                    subprocess.Popen(
-                        command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT
-                    ),
-                )
-            )
-        for name, process in list(running):
-            if process.poll() is not None:
-                running.remove((name, process))
-                print(
-                    f"measured {name}: {'done' if process.returncode == 0 else f'failed, see {name}.log'}",
-                    flush=True,
-                )
-        time.sleep(0.5)
+    devices = given.device.split(",")
+    untrained = [name for name in names if not (given.out / name / "model" / "longspan.json").is_file()]
+    run_all(
+        {name: train_command(name, known[name], given) for name in untrained},
+        devices,
+        1,
+        given.out / "logs",
+        "trained",
+    )
+    trained = [name for name in names if (given.out / name / "model" / "longspan.json").is_file()]
+    own = [sys.executable, "-m", "benchmarks.extension", *sys.argv[1:], "--device", devices[0].split(":")[0]]
+    names = [*trained, BASE]
+    lanes = -(-given.lanes // len(devices))
+    run_all(
+        {name: [*own, "--measure", name] for name in names},
+        devices,
+        lanes,
+        given.out / "measured",
+        "measured",
+    )
     found = [name for name in names if (given.out / "measured" / name / "results.jsonl").is_file()]
     rows = collect(found, given)
     others = json.loads(given.results.read_text()) if given.results.is_file() else []

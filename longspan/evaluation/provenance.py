@@ -10,6 +10,8 @@ from pathlib import Path
 
 __all__ = ["commit", "versions"]
 
+ARCHIVED = "$Format:%h$"  # .gitattributes has `git archive` put the commit here
+
 
 def versions() -> dict[str, str]:
     """Versions of python, longspan, torch and transformers, by name."""
@@ -20,10 +22,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source tree that longspan runs from, with "+" and a digest of edits to it; None outside git."""
+    """Commit of the source tree that longspan runs from, with "+" and a digest of edits to it.
+
+    In an archive that git made, the commit that git wrote into it; None elsewhere.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return None if ARCHIVED.startswith("$") else ARCHIVED
     try:
         head = _git(root, "rev-parse", "--short=12", "HEAD")
         changes = _git(root, "diff", "HEAD", "--", "longspan")
