@@ -192,6 +192,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def ranks(values: Sequence[float]) -> list[float]:
+    """Place of each value from 1, equal ones sharing the mean of their places."""
+    return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
+
+
 def agreement(rows: Sequence[dict[str, Any]], length: int) -> float | None:
     """Spearman's rank correlation over the runs of low perplexity with a high mean score at a length."""
     points = []
@@ -203,7 +208,7 @@ def agreement(rows: Sequence[dict[str, Any]], length: int) -> float | None:
     if len(points) < 3:
         return None
     try:
-        return correlation(*zip(*points, strict=True), method="ranked")
+        return correlation(*(ranks(values) for values in zip(*points, strict=True)))
     except StatisticsError:  # all alike
         return None
 
@@ -221,15 +226,15 @@ def write_page(file: Path, results: Path) -> None:
         + "; ".join(f"{n:,} tokens, learning rate {lr:g}" for n, lr in trained)
         + "."
     )
-    ranks = []
+    agreements = []
     for target in sorted({row["length"] for row in rows}):
         own = [row for row in rows if row["length"] == target]
         for length in (target, 2 * target):
             value = agreement(own, length)
             if value is not None:
-                ranks.append(f"{value:+.2f} at {length:,}")
-    if ranks:
-        head += f" Rank correlation (Spearman) of perplexity with the mean score over the runs: {', '.join(ranks)}."
+                agreements.append(f"{value:+.2f} at {length:,}")
+    if agreements:
+        head += f" Rank correlation (Spearman) of perplexity with the mean score over the runs: {', '.join(agreements)}."
     section = f"{head}\n\n{table(rows)}"
     whole = file.read_text(encoding="utf-8") if file.is_file() else "# Extension, compared\n"
     write_whole(file, put_between(whole, start, end, section))
