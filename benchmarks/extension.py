@@ -117,6 +117,29 @@ def measure(name: str, given: argparse.Namespace) -> None:
         pass
 
 
+def train_and_measure(names: Sequence[str], known: dict[str, str], given: argparse.Namespace) -> None:
+    """What is missing in the folder of runs: models first, then the rows of every model and of the base."""
+    devices = given.device.split(",")
+    untrained = [name for name in names if not (given.out / name / "model" / "longspan.json").is_file()]
+    run_all(
+        {name: train_command(name, known[name], given) for name in untrained},
+        devices,
+        1,
+        given.out / "logs",
+        "trained",
+    )
+    trained = [name for name in names if (given.out / name / "model" / "longspan.json").is_file()]
+    own = [sys.executable, "-m", "benchmarks.extension", *sys.argv[1:], "--device", devices[0].split(":")[0]]
+    lanes = -(-given.lanes // len(devices))
+    run_all(
+        {name: [*own, "--measure", name] for name in [*trained, BASE]},
+        devices,
+        lanes,
+        given.out / "measured",
+        "measured",
+    )
+
+
 def collect(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each run and spec: what it cost, and means of its scores by length."""
     from longspan.evaluation.comparison import read_rows
@@ -264,6 +287,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("extension-runs"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--measure", metavar="RUN", help="measure one run only (used by the command itself)")
+    parser.add_argument(
+        "--collect", action="store_true", help="train and measure nothing: gather what --out holds"
+    )
     parser.add_argument("--page", type=Path, help="write the results as a page, train nothing")
     given = parser.parse_args()
     if given.page:
@@ -276,26 +302,9 @@ def main() -> None:
     if given.measure:
         measure(given.measure, given)
         return
-    devices = given.device.split(",")
-    untrained = [name for name in names if not (given.out / name / "model" / "longspan.json").is_file()]
-    run_all(
-        {name: train_command(name, known[name], given) for name in untrained},
-        devices,
-        1,
-        given.out / "logs",
-        "trained",
-    )
-    trained = [name for name in names if (given.out / name / "model" / "longspan.json").is_file()]
-    own = [sys.executable, "-m", "benchmarks.extension", *sys.argv[1:], "--device", devices[0].split(":")[0]]
-    names = [*trained, BASE]
-    lanes = -(-given.lanes // len(devices))
-    run_all(
-        {name: [*own, "--measure", name] for name in names},
-        devices,
-        lanes,
-        given.out / "measured",
-        "measured",
-    )
+    if not given.collect:
+        train_and_measure(names, known, given)
+    names = [*names, BASE]
     found = [name for name in names if (given.out / "measured" / name / "results.jsonl").is_file()]
     rows = collect(found, given)
     others = json.loads(given.results.read_text()) if given.results.is_file() else []

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import math
 import os
 import platform
@@ -347,8 +348,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--text", type=Path, nargs="+", help="files, or folders of .md and .txt")
     parser.add_argument(
-        "--text", type=Path, nargs="+", required=True, help="files, or folders of .md and .txt"
+        "--rows", type=Path, metavar="FILE", help="measure nothing: page and figure of this file's rows"
     )
     parser.add_argument("--model", default="reference")
     parser.add_argument("--specs", nargs="+", default=list(SPECS))
@@ -362,6 +364,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="Markdown page that holds the table")
     parser.add_argument("--figure", type=Path, default=FIGURE)
     given = parser.parse_args()
+    if given.rows:
+        write_page(json.loads(given.rows.read_text(encoding="utf-8")), given.page, given.figure)
+        return
+    if not given.text:
+        parser.error("no text to read; give --text FOLDER_OR_FILE")
     chunk = given.chunk or CHUNK_TOKENS.get(torch.device(given.device).type, 1024)
     if chunk < 1 or given.stretch < chunk or given.stretch % chunk:
         parser.error(f"got --stretch {given.stretch} and --chunk {chunk}; a stretch must be whole chunks")
