@@ -33,12 +33,9 @@ def save_context(context: Context, path: str | Path) -> None:
     slabs = []
     for i, layer in enumerate(run.layers):
         for j, slab in enumerate(layer.slabs):
-            slabs.append(
-                {"layer": i, "heads": slab.heads, "tokens": slab.num_tokens, "from": slab.contiguous_from}
-            )
-            if slab.num_tokens:
-                for name in ("keys", "values", "positions"):
-                    tensors[f"layer.{i}.slab.{j}.{name}"] = getattr(slab, name)
+            facts, parts = slab.pack()
+            slabs.append({"layer": i, **facts})
+            tensors.update({f"layer.{i}.slab.{j}.{name}": part for name, part in parts.items()})
     states = [
         {
             "key": list(key),
@@ -101,7 +98,7 @@ def open_context(path: str | Path, model: SpanModel) -> Context:
     _check(header, path, model)
     try:
         return Context(model, _rebuild(header, tensors, model), dict(header["read_seconds"]))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise UserInputError(
             f"{path} is a damaged context ({error!r} does not fit); read the text again and save it"
         ) from error
@@ -126,12 +123,9 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], model: SpanMode
     layers: list[LayerStore] = [LayerStore([]) for _ in model.plan.layers]
     for entry in header["slabs"]:
         store = layers[entry["layer"]]
-        slab = Slab(tuple(entry["heads"]))
-        if entry["tokens"]:
-            at = f"layer.{entry['layer']}.slab.{len(store.slabs)}"
-            keys, values, positions = (tensors[f"{at}.{name}"] for name in ("keys", "values", "positions"))
-            slab.restore(keys, values, positions, entry["from"])
-        store.slabs.append(slab)
+        at = f"layer.{entry['layer']}.slab.{len(store.slabs)}."
+        parts = {name.removeprefix(at): part for name, part in tensors.items() if name.startswith(at)}
+        store.slabs.append(Slab.unpack(entry, parts))
     states = {
         tuple(state["key"]): {name: _unpack(value, tensors) for name, value in state["values"].items()}
         for state in header["states"]

@@ -8,6 +8,7 @@ last token and appends there, any other copies first. Nothing below a slab's len
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,12 +92,31 @@ class Slab:
         self._positions[:, :, self.num_tokens : total] = positions[:, None]
         self.num_tokens = total
 
-    def restore(self, keys: Tensor, values: Tensor, positions: Tensor, contiguous_from: int | None) -> None:
-        """Take saved tensors, with room for a question behind them."""
-        self._keys, self._values, self._positions = keys, values, positions
-        self.num_tokens, self.contiguous_from = keys.shape[2], contiguous_from
-        self.filled = bool((positions >= 0).all())
-        self._reallocate(self.num_tokens + SPARE_TOKENS)
+    def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a saved slab is: facts for a JSON header, and tensors by name; spare room is left out."""
+        facts = {"heads": list(self.heads), "tokens": self.num_tokens, "from": self.contiguous_from}
+        if not self.num_tokens:
+            return facts, {}
+        return facts, {"keys": self.keys, "values": self.values, "positions": self.positions}
+
+    @classmethod
+    def unpack(cls, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Slab:
+        """The slab that `pack` took apart, with room for a question behind it.
+
+        Raises:
+            KeyError, ValueError: something is missing, or tensors do not fit the facts.
+        """
+        slab = cls(tuple(facts["heads"]))
+        if not facts["tokens"]:
+            return slab
+        keys, values, positions = (tensors[name] for name in ("keys", "values", "positions"))
+        if keys.shape[1:3] != (len(slab.heads), facts["tokens"]) or positions.shape[2] != facts["tokens"]:
+            raise ValueError(f"keys of shape {tuple(keys.shape)} for {facts}")
+        slab._keys, slab._values, slab._positions = keys, values, positions
+        slab.num_tokens, slab.contiguous_from = facts["tokens"], facts["from"]
+        slab.filled = bool((positions >= 0).all())
+        slab._reallocate(slab.num_tokens + SPARE_TOKENS)
+        return slab
 
     def keep(self, index: Tensor) -> None:
         """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest."""
