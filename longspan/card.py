@@ -18,7 +18,17 @@ from longspan.spec import method_files, parse
 
 __all__ = ["Card", "Parameter", "all_cards", "read_card"]
 
-ROLES = ("Positions", "Selection", "Storage", "Steering", "Reading", "Decoding", "Workflow", "Recipe")
+ROLES = (
+    "Positions",
+    "Selection",
+    "Storage",
+    "Codec",
+    "Steering",
+    "Reading",
+    "Decoding",
+    "Workflow",
+    "Recipe",
+)
 PHASES = ("prefill", "decode", "both", "read")
 TRAINING = ("none", "calibration", "required")
 FREES = ("frees", "simulates", "no")

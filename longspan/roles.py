@@ -4,7 +4,7 @@ A method is one frozen dataclass in one file that derives from one or more roles
 must remember while a text is read lives in the `state` dict that the engine keeps per run and layer (tensors in it are
 replaced, never written in place, so that a run can be forked). The engine calls the roles in a fixed order,
 
-    positions -> storage (append) -> selection.visit -> attend (with steering.bias) -> storage.compact
+    positions -> append -> selection.visit -> attend (with steering.bias) -> storage.compact -> codec.code
 
 and no method knows another. Layers with the model's own sliding window keep it and are not offered to methods.
 
@@ -13,8 +13,8 @@ Axis legend: B batch, T query tokens, S stored tokens, H query heads, K kv heads
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from longspan.model_info import LayerInfo, ModelInfo, Rope
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from longspan.visit import Band, Visit
 
 __all__ = [
+    "Coded",
+    "Codec",
+    "Event",
+    "Held",
     "KeyView",
     "LayerInfo",
     "Method",
@@ -42,6 +46,9 @@ __all__ = [
 ]
 
 Phase = Literal["prefill", "decode"]
+Event = Literal[
+    "chunk", "read", "token"
+]  # after a chunk of a text, once after its end, after each later step
 
 
 class KeyView(Protocol):
@@ -115,7 +122,9 @@ class Method:
     def claims(self) -> frozenset[str]:
         """Exclusive roles this instance takes; two methods claiming one role on one layer do not combine."""
         return frozenset(
-            role.__name__ for role in (Positions, Selection, Storage, Reading) if isinstance(self, role)
+            role.__name__
+            for role in (Positions, Selection, Storage, Codec, Reading)
+            if isinstance(self, role)
         )
 
 
@@ -164,6 +173,18 @@ class Selection(Method):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Held:
+    """What one slab of a layer holds, and what a method remembers for it."""
+
+    layer: LayerInfo
+    store: ScoredKeyView
+    state: dict[str, Any]
+
+
+Together = Literal["slab", "layer", "model"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Storage(Method):
     """What is kept? Called after each step; what it drops is freed."""
@@ -172,22 +193,68 @@ class Storage(Method):
         """Groups of kv heads that are stored apart because their lengths differ; one group by default."""
         return (tuple(range(layer.num_kv_heads)),)
 
+    def together(self) -> Together:
+        """What one decision covers: a slab, the slabs of a layer, or those of all layers. Of all layers it is made once, after
+        a text ("read"), and later steps ("token") are decided layer by layer."""
+        return "slab"
+
     def observe(self, step: Step) -> None:
         """See a step's queries and keys right after attention, to remember what `compact` needs."""
 
     def compact(
-        self,
-        layer: LayerInfo,
-        store: ScoredKeyView,
-        state: dict[str, Any],
-        *,
-        event: Literal["chunk", "read", "token"],
+        self, layer: LayerInfo, store: ScoredKeyView, state: dict[str, Any], *, event: Event
     ) -> Tensor | None:
         """Places to keep, int64 `[B, 1 or k, n]` ascending (-1 pads), or None to keep all.
 
         event: "chunk" after each chunk of a text, "read" once after its end, "token" after each later step.
         """
         return None
+
+    def compact_together(self, held: Sequence[Held], *, event: Event) -> list[Tensor | None]:
+        """`compact` for slabs that share one decision, see `together`."""
+        return [self.compact(h.layer, h.store, h.state, event=event) for h in held]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """The first `num_tokens` of the tokens that a slab holds as they came, in another form.
+
+    Args:
+        num_tokens: how many tokens it stands for.
+        tokens: tensors that grow with them, `[B, k or 1, n, ...]` with tokens, or groups of them, on dim 2.
+        shared: tensors that serve all tokens of the slab (a basis, channel numbers), set once.
+    """
+
+    num_tokens: int
+    tokens: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec(Method):
+    """In what form is it held? Tokens arrive in full precision; called when storage has dropped what it may."""
+
+    def together(self) -> Together:
+        """As `Storage.together`."""
+        return "slab"
+
+    def needs_pre_rotary(self) -> bool:
+        """True when keys must be coded before rotation."""
+        return False
+
+    def observe(self, step: Step) -> None:
+        """See a step's queries and keys right after attention."""
+
+    def code(self, held: Sequence[Held], *, event: Event) -> list[Coded | None]:
+        """For each slab the oldest of its tokens in full precision, coded, or None. `store` shows these only. Beside a
+        storage method, chunks of a text are not coded before its end."""
+        raise NotImplementedError
+
+    def decode(
+        self, layer: LayerInfo, tokens: Mapping[str, Tensor], shared: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values `[B, k, n, D]` of what was coded, in the dtype of the model."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +301,14 @@ class Reader(Protocol):
 
     def advance(self, run: Any, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
         """Append tokens `[T]` as a question would be; logits `[1, V]` of the last token, None when stopped early."""
+        ...
+
+    def held(self, run: Any, method: Method) -> list[Held]:
+        """What every open layer holds, slab by slab, with what `method` remembers there."""
+        ...
+
+    def keep(self, run: Any, kept: Sequence[Tensor | None]) -> None:
+        """Free all but these places of what `held` showed, as `Storage.compact` returns them, and code the rest."""
         ...
 
     def layer_logits(self, run: Any, layer: int) -> Tensor:

@@ -13,6 +13,7 @@ from longspan.engine.run import Run
 from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import Slab
 from longspan.engine.visits import combine_visits
+from longspan.errors import UserInputError
 from longspan.ops.attend import Problem, attend
 from longspan.roles import Step
 from longspan.visit import Dense, Ranges, Visit
@@ -66,6 +67,11 @@ def attend_layer(run: Run, index: int, new: NewTokens) -> Tensor:
     guesses = total if run.phase == "decode" else total - text  # assisted decoding may take these back
     outs = _attend_tokens(run, index, new, 0, text)
     if text < total:  # guesses came along with the prompt
+        if any(True for _ in (*run.plan.sharing("storage"), *run.plan.sharing("codec"))):
+            raise UserInputError(
+                f"{run.plan.spec} decides over all layers once the prompt is read, which guesses of assisted decoding that "
+                "come along with it do not wait for; generate without an assistant"
+            )
         run.close_layer(index)
         run.phase = "decode"
         outs += _attend_tokens(run, index, new, text, total)
@@ -82,12 +88,12 @@ def _attend_tokens(run: Run, index: int, new: NewTokens, start: int, stop: int) 
     plan, outs = run.plan.layers[index], []
     for first, end in _chunks(run, plan, start, stop):
         outs.append(_attend_chunk(run, index, new.cut(first, end)))
-        if plan.storage is None:
-            continue
+        for slab in run.layers[index].slabs:
+            slab.rest()
         if run.phase == "decode":
-            run.compact(index, "token")
+            run.settle(index, "token")
         elif (run.seen + end) % run.chunk_tokens == 0:
-            run.compact(index, "chunk")
+            run.settle(index, "chunk")
     return outs
 
 
@@ -95,7 +101,7 @@ def _chunks(run: Run, plan: LayerPlan, start: int, stop: int) -> Iterator[tuple[
     """Cut tokens at multiples of `chunk_tokens` of the text, where a method acts per chunk, or into shorter steps."""
     limits = [s.method.max_step_tokens() for s in plan.selections_for(run.phase)]  # type: ignore[attr-defined]
     most = min((limit for limit in limits if limit is not None), default=stop)
-    whole = run.phase == "decode" or not (plan.selections or plan.storage)
+    whole = run.phase == "decode" or not (plan.selections or plan.storage or plan.codec)
     while start < stop:
         room = stop if whole else run.chunk_tokens - (run.seen + start) % run.chunk_tokens
         end = min(stop, start + room, start + most)
@@ -161,6 +167,8 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
     out = attend(problem)
     if plan.storage is not None:
         plan.storage.observe(step(plan.storage))
+    if plan.codec is not None:
+        plan.codec.observe(step(plan.codec))
     for watch in run.watchers:
         watch(index, step(None))
     for trace in run.tracers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -10,7 +10,7 @@ from longspan._syntax import format_indices, format_value
 from longspan.engine.store import Slab
 from longspan.model_info import LayerInfo, ModelInfo
 from longspan.ops.attend import Rotary
-from longspan.roles import Method, Phase, Positions, Reading, Selection, Steering, Storage
+from longspan.roles import Codec, Method, Phase, Positions, Reading, Selection, Steering, Storage
 from longspan.spec import ScopedMethod, canonical
 from longspan.visit import Band
 
@@ -18,6 +18,7 @@ EXCLUSIVE = {
     "Positions": "express distance",
     "Selection": "choose the keys that a query visits",
     "Storage": "decide what is kept",
+    "Codec": "decide in what form it is held",
     "Reading": "decide how a text is read",
 }
 
@@ -35,6 +36,7 @@ class LayerPlan:
     pre_rotary: bool = False
     selections: tuple[ScopedMethod, ...] = ()
     storage: Storage | None = None
+    codec: Codec | None = None
     steerings: tuple[Steering, ...] = ()
 
     def rotary(self, slab: Slab) -> Rotary | None:
@@ -79,6 +81,15 @@ class Plan:
     def pre_rotary(self) -> bool:
         return any(layer.pre_rotary for layer in self.layers)
 
+    def sharing(self, role: Literal["storage", "codec"]) -> Iterator[tuple[Storage | Codec, list[int]]]:
+        """The methods of a role whose decisions cover all their layers, each with these."""
+        found: dict[int, tuple[Storage | Codec, list[int]]] = {}
+        for layer in self.layers:
+            method = getattr(layer, role)
+            if method is not None and method.together() == "model":
+                found.setdefault(id(method), (method, []))[1].append(layer.info.index)
+        yield from found.values()
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the spec leaves alone although it covers it, a sentence for each method."""
@@ -86,7 +97,7 @@ class Plan:
         notes = []
         for scoped in self.methods:
             left = tuple(index for index in closed if _covers(scoped, index))
-            if left and isinstance(scoped.method, Positions | Selection | Storage | Steering):
+            if left and isinstance(scoped.method, Positions | Selection | Storage | Codec | Steering):
                 one = len(left) == 1
                 which = f"layer {left[0]} as it is" if one else f"layers {format_indices(left)} as they are"
                 why = (
@@ -135,7 +146,7 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
                 f"{name}: got layer {layer}; {model.name} has layers 0 to {model.num_layers - 1}; "
                 "name some of these in on(layers=...)"
             )
-    plays_layers = isinstance(method, Positions | Selection | Storage | Steering)
+    plays_layers = isinstance(method, Positions | Selection | Storage | Codec | Steering)
     chosen = set(scope.layers) & open_layers if scope.layers is not None else open_layers
     if plays_layers and not chosen:
         raise ValueError(
@@ -161,7 +172,7 @@ def _check_scope(scoped: ScopedMethod, model: ModelInfo, open_layers: set[int]) 
 
 
 def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
-    for role in ("Positions", "Selection", "Storage"):
+    for role in ("Positions", "Selection", "Storage", "Codec"):
         claimed = [s for s in methods if role in s.method.claims()]
         for i, first in enumerate(claimed):
             for second in claimed[i + 1 :]:
@@ -180,6 +191,9 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
     )
     storage = next(
         (s.method for s in methods if isinstance(s.method, Storage) and "Storage" in s.method.claims()), None
+    )
+    codec = next(
+        (s.method for s in methods if isinstance(s.method, Codec) and "Codec" in s.method.claims()), None
     )
     rope = layer.rope
     bands: tuple[Band, ...] = ()
@@ -212,9 +226,11 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
         new_rope=new_rope,
         growing=growing,
         bands=bands,
-        pre_rotary=rope is not None and (growing or bool(bands) or compacting),
+        pre_rotary=rope is not None
+        and (growing or bool(bands) or compacting or (codec is not None and codec.needs_pre_rotary())),
         selections=selections,
         storage=storage,
+        codec=codec,
         steerings=tuple(s.method for s in methods if isinstance(s.method, Steering)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from longspan.engine.seam import SpanCache
 from longspan.engine.store import SPARE_TOKENS
 from longspan.model_info import ModelInfo
 from longspan.ops.backend import watch_backends
-from longspan.roles import Steering, Step
+from longspan.roles import Held, Method, Steering, Step
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 
@@ -71,6 +71,18 @@ class ModelReader:
 
     def watch(self, run: Run, watcher: Callable[[int, Step], None]) -> None:
         run.watchers.append(watcher)
+
+    def held(self, run: Run, method: Method) -> list[Held]:
+        """What every open layer holds for `method`; see `Reader`."""
+        return run.held(method, [layer.index for layer in self.info.open_layers])
+
+    def keep(self, run: Run, kept: Sequence[Tensor | None]) -> None:
+        """Free all but these places of what `held` showed, and code the rest; see `Reader`."""
+        layers = [layer.index for layer in self.info.open_layers]
+        run.keep(layers, kept)
+        for index in layers:
+            for slab in run.layers[index].slabs:
+                slab.fit()
 
     def open_question(self, run: Run, question_ids: Tensor) -> Run:
         """The run that a question `[T]` is then read into: opened by the plan's reading, with what its steering methods

@@ -7,9 +7,10 @@ serves many runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from longspan.engine.store import SPARE_TOKENS, LayerStore, Slab
 from longspan.model_info import LayerInfo
 from longspan.ops.attend import Problem
 from longspan.ops.backend import Choice
-from longspan.roles import Phase, Step
+from longspan.roles import Codec, Event, Held, Phase, Step, Storage
 
 
 class StopForward(Exception):
@@ -56,10 +57,16 @@ class Run:
                 heads = tuple(range(layer.info.num_kv_heads))
                 groups = (heads,) if layer.storage is None else layer.storage.split(layer.info)
                 self.layers.append(LayerStore([Slab(group) for group in groups]))
+        for layer, store in zip(self.plan.layers, self.layers, strict=True):
+            if layer.codec is not None:
+                for slab in store.slabs:
+                    slab.decoder = partial(layer.codec.decode, layer.info)
 
     @property
     def kv_bytes(self) -> int:
-        return sum(layer.num_bytes for layer in self.layers)
+        """Bytes of all tensors' storage, spare room included; what layers share counts once."""
+        found = {x.untyped_storage().data_ptr(): x for layer in self.layers for x in layer.tensors}
+        return sum(x.untyped_storage().nbytes() for x in found.values())
 
     @property
     def kept_tokens(self) -> float:
@@ -129,32 +136,74 @@ class Run:
         return min(num_tokens, max(self.prompt_tokens - self.seen, 0))
 
     def finish_reading(self) -> None:
-        """End of a text: methods that compact after reading do so, and spare room is given back."""
+        """End of a text: methods that compact or code after reading do so, and spare room is given back."""
         if self.phase == "decode":
             return
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
         for index in range(len(self.plan.layers)):
             self.close_layer(index)
+        self.settle_model("read")
         self.phase = "decode"
 
     def close_layer(self, index: int) -> None:
         """The text ends here, for one layer."""
-        if self.plan.layers[index].storage is not None and self.layers[index].slabs[0].num_tokens:
-            self.compact(index, "read")
+        self.settle(index, "read")
         for slab in self.layers[index].slabs:
             slab.fit()
 
     # forgetting
 
-    def compact(self, index: int, event: Literal["chunk", "read", "token"]) -> None:
-        """Free what the layer's storage method no longer wants."""
+    def settle(self, index: int, event: Event) -> None:
+        """Free what the layer's storage method no longer wants, and code the rest, where they decide layer by layer."""
         plan = self.plan.layers[index]
-        assert plan.storage is not None
-        for number, slab in enumerate(self.layers[index].slabs):
-            view = ScoredSlab(slab, plan.rotary(slab), plan.info.scale)
-            kept = plan.storage.compact(plan.info, view, self.state(index, plan.storage, number), event=event)
-            if kept is not None:
-                slab.keep(kept)
+        later = plan.storage is not None and plan.storage.together() == "model" and event != "token"
+        if plan.storage is not None and not later:
+            self._compact(plan.storage, [index], event)
+        waits = plan.storage is not None and (later or event == "chunk")
+        if plan.codec is not None and plan.codec.together() != "model" and not waits:
+            self._code(plan.codec, [index], event)
+
+    def settle_model(self, event: Event) -> None:
+        """The same for the methods that decide over all layers at once."""
+        for storage, layers in self.plan.sharing("storage"):
+            assert isinstance(storage, Storage)
+            self._compact(storage, layers, event)
+        for index, plan in enumerate(self.plan.layers):
+            if plan.storage is not None and plan.storage.together() == "model" and plan.codec is not None:
+                self._code(plan.codec, [index], event)
+        for codec, layers in self.plan.sharing("codec"):
+            assert isinstance(codec, Codec)
+            self._code(codec, layers, event)
+
+    def held(self, method: object, layers: Sequence[int], *, raw: bool = False) -> list[Held]:
+        """What these layers hold, slab by slab, with what `method` remembers there; see `ScoredSlab`."""
+        found = []
+        for index in layers:
+            plan = self.plan.layers[index]
+            for number, slab in enumerate(self.layers[index].slabs):
+                view = ScoredSlab(slab, plan.rotary(slab), plan.info.scale, raw=raw)
+                found.append(Held(plan.info, view, self.state(index, method, number)))
+        return found
+
+    def keep(self, layers: Sequence[int], kept: Sequence[Tensor | None]) -> None:
+        """Free all but these places of what `held` showed."""
+        slabs = [slab for index in layers for slab in self.layers[index].slabs]
+        for slab, places in zip(slabs, kept, strict=True):
+            if places is not None:
+                slab.keep(places)
+
+    def _compact(self, storage: Storage, layers: Sequence[int], event: Event) -> None:
+        held = self.held(storage, layers)
+        if any(h.store.num_tokens for h in held):
+            self.keep(layers, storage.compact_together(held, event=event))
+
+    def _code(self, codec: Codec, layers: Sequence[int], event: Event) -> None:
+        slabs = [slab for index in layers for slab in self.layers[index].slabs]
+        held = self.held(codec, layers, raw=True)
+        if any(slab.raw_tokens for slab in slabs):
+            for slab, coded in zip(slabs, codec.code(held, event=event), strict=True):
+                if coded is not None:
+                    slab.code(coded)
 
     def slide(self, index: int, num_guesses: int) -> None:
         """Free what a sliding-window layer can no longer see, not at every token, were the last guesses cropped."""

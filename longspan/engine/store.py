@@ -7,20 +7,32 @@ last token and appends there, any other copies first. Nothing below a slab's len
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+
+from longspan.roles import Coded
+
+Decoder: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
 SPARE_TOKENS = 256  # room left behind a finished context, so that a question needs no copy of it
 
 
 class Slab:
-    """Keys `[B, k, S, D]`, values `[B, k, S, D]` and positions `[B, 1 or k, S]` (-1: nothing) of some kv heads."""
+    """Keys `[B, k, S, D]`, values `[B, k, S, D]` and positions `[B, 1 or k, S]` (-1: nothing) of some kv heads.
 
-    def __init__(self, heads: tuple[int, ...]) -> None:
+    The first of them may be held in another form, `coded`; `decoder` makes keys and values of it when they are asked for, and
+    they stay until `rest`.
+    """
+
+    def __init__(self, heads: tuple[int, ...], decoder: Decoder | None = None) -> None:
         self.heads = heads
+        self.decoder = decoder
+        self.coded: Coded | None = None
+        self._decoded: tuple[Tensor, Tensor] | None = None
         self.num_tokens = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -31,14 +43,39 @@ class Slab:
         self.filled = True  # no place is padding
 
     @property
+    def coded_tokens(self) -> int:
+        return 0 if self.coded is None else self.coded.num_tokens
+
+    @property
+    def raw_tokens(self) -> int:
+        """Tokens held as they came: the last ones."""
+        return self.num_tokens - self.coded_tokens
+
+    @property
+    def raw(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of these."""
+        assert self._keys is not None and self._values is not None, "the slab is empty"
+        return self._keys[:, :, : self.raw_tokens], self._values[:, :, : self.raw_tokens]
+
+    @property
     def keys(self) -> Tensor:
-        assert self._keys is not None, "the slab is empty"
-        return self._keys[:, :, : self.num_tokens]
+        return self.raw[0] if self.coded is None else self._whole()[0]
 
     @property
     def values(self) -> Tensor:
-        assert self._values is not None, "the slab is empty"
-        return self._values[:, :, : self.num_tokens]
+        return self.raw[1] if self.coded is None else self._whole()[1]
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        if self._decoded is None:
+            assert self.coded is not None and self.decoder is not None
+            decoded = self.decoder(self.coded.tokens, self.coded.shared)
+            self._decoded = tuple(torch.cat(pair, dim=2) for pair in zip(decoded, self.raw, strict=True))  # type: ignore[assignment]
+        assert self._decoded is not None
+        return self._decoded
+
+    def rest(self) -> None:
+        """Forget keys and values that were made of another form."""
+        self._decoded = None
 
     @property
     def positions(self) -> Tensor:
@@ -54,11 +91,13 @@ class Slab:
 
     @property
     def capacity(self) -> int:
-        return 0 if self._keys is None else self._keys.shape[2]
+        return 0 if self._keys is None else self.coded_tokens + self._keys.shape[2]
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(x for x in (self._keys, self._values, self._positions) if x is not None)
+        """All tensors behind it; the first, where there is one, has a row for each row of the batch."""
+        own = tuple(x for x in (self._keys, self._values, self._positions) if x is not None)
+        return own if self.coded is None else (*own, *self.coded.tokens.values(), *self.coded.shared.values())
 
     def append(
         self,
@@ -87,31 +126,74 @@ class Slab:
             )
             self._reallocate(grown)
         assert self._keys is not None and self._values is not None and self._positions is not None
-        self._keys[:, :, self.num_tokens : total] = keys
-        self._values[:, :, self.num_tokens : total] = values
+        at = slice(self.raw_tokens, self.raw_tokens + new)
+        self._keys[:, :, at] = keys
+        self._values[:, :, at] = values
         self._positions[:, :, self.num_tokens : total] = positions[:, None]
         self.num_tokens = total
+        self.rest()
+
+    def code(self, coded: Coded) -> None:
+        """Hold the oldest raw tokens in the form given, which comes behind what is coded already; frees them."""
+        n, old = coded.num_tokens, self.coded
+        assert 0 < n <= self.raw_tokens, f"{n} of {self.raw_tokens} tokens coded"
+        left = self.raw_tokens - n
+        self._keys, self._values = (
+            _resized(x, n, n + left, left + SPARE_TOKENS) for x in (self._keys, self._values) if x is not None
+        )
+        if old is not None:
+            joined = {name: torch.cat((old.tokens[name], x), dim=2) for name, x in coded.tokens.items()}
+            coded = replace(coded, num_tokens=old.num_tokens + n, tokens=joined, shared=old.shared)
+        self.coded = coded
+        assert self._positions is not None
+        self._positions = _resized(self._positions, 0, self.num_tokens, self.num_tokens + SPARE_TOKENS)
+        self._owns_room = True
+        self.rest()
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a saved slab is: facts for a JSON header, and tensors by name; spare room is left out."""
-        facts = {"heads": list(self.heads), "tokens": self.num_tokens, "from": self.contiguous_from}
+        facts: dict[str, Any] = {
+            "heads": list(self.heads),
+            "tokens": self.num_tokens,
+            "from": self.contiguous_from,
+        }
         if not self.num_tokens:
             return facts, {}
-        return facts, {"keys": self.keys, "values": self.values, "positions": self.positions}
+        keys, values = self.raw
+        tensors = {"keys": keys, "values": values, "positions": self.positions}
+        if self.coded is not None:
+            facts["coded"] = self.coded.num_tokens
+            for kind, parts in (("coded", self.coded.tokens), ("shared", self.coded.shared)):
+                tensors.update({f"{kind}.{name}": part for name, part in parts.items()})
+        return facts, tensors
 
     @classmethod
-    def unpack(cls, facts: dict[str, Any], tensors: dict[str, Tensor]) -> Slab:
+    def unpack(
+        cls, facts: dict[str, Any], tensors: dict[str, Tensor], decoder: Decoder | None = None
+    ) -> Slab:
         """The slab that `pack` took apart, with room for a question behind it.
 
         Raises:
             KeyError, ValueError: something is missing, or tensors do not fit the facts.
         """
-        slab = cls(tuple(facts["heads"]))
+        slab = cls(tuple(facts["heads"]), decoder)
         if not facts["tokens"]:
             return slab
         keys, values, positions = (tensors[name] for name in ("keys", "values", "positions"))
-        if keys.shape[1:3] != (len(slab.heads), facts["tokens"]) or positions.shape[2] != facts["tokens"]:
+        coded_tokens = facts.get("coded", 0)
+        raw = facts["tokens"] - coded_tokens
+        if keys.shape[1:3] != (len(slab.heads), raw) or positions.shape[2] != facts["tokens"]:
             raise ValueError(f"keys of shape {tuple(keys.shape)} for {facts}")
+        if coded_tokens:
+            parts = {
+                kind: {
+                    name.removeprefix(f"{kind}."): x
+                    for name, x in tensors.items()
+                    if name.startswith(f"{kind}.")
+                }
+                for kind in ("coded", "shared")
+            }
+            slab.coded = Coded(num_tokens=coded_tokens, tokens=parts["coded"], shared=parts["shared"])
         slab._keys, slab._values, slab._positions = keys, values, positions
         slab.num_tokens, slab.contiguous_from = facts["tokens"], facts["from"]
         slab.filled = bool((positions >= 0).all())
@@ -119,7 +201,7 @@ class Slab:
         return slab
 
     def keep(self, index: Tensor) -> None:
-        """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest."""
+        """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest; what was coded is decoded."""
         B, k = self.keys.shape[:2]
         used = index >= 0
         rows = index.clamp(min=0).expand(B, k, -1)
@@ -127,8 +209,9 @@ class Slab:
         positions = self.positions.expand(B, max(index.shape[1], self.positions.shape[1]), -1)
         positions = positions.gather(2, index.clamp(min=0).expand(-1, positions.shape[1], -1))
         keys, values = self.keys.gather(2, picked), self.values.gather(2, picked)
-        self._keys, self._values = keys, values
+        self._keys, self._values, self.coded = keys, values, None
         self._positions = torch.where(used.expand_as(positions), positions, -1)
+        self.rest()
         self.num_tokens, self._owns_room = index.shape[2], True
         self.contiguous_from = None
         self.filled = bool((self._positions >= 0).all())
@@ -142,7 +225,12 @@ class Slab:
 
     def crop(self, num_tokens: int) -> None:
         """Forget the last `num_tokens` places."""
+        if num_tokens > self.raw_tokens:
+            assert self.coded is not None, f"{num_tokens} of {self.num_tokens} tokens cropped"
+            keys, values = self._whole()
+            self._keys, self._values, self.coded, self._owns_room = keys, values, None, True
         self.num_tokens = max(0, self.num_tokens - num_tokens)
+        self.rest()
 
     def fit(self) -> None:
         """Leave room for SPARE_TOKENS, no more and no less."""
@@ -151,7 +239,8 @@ class Slab:
 
     def fork(self) -> Slab:
         """A slab over the same tensors. It takes over the spare room, if this one has it, until `give_back`."""
-        child = Slab(self.heads)
+        child = Slab(self.heads, self.decoder)
+        child.coded = self.coded
         child.num_tokens, child.contiguous_from = self.num_tokens, self.contiguous_from
         child.filled = self.filled
         child._keys, child._values, child._positions = self._keys, self._values, self._positions
@@ -169,11 +258,18 @@ class Slab:
 
     def select_rows(self, rows: Tensor) -> None:
         """Take batch rows `rows` (beam search, repeats)."""
-        if self._keys is not None:
+        if self._keys is not None and self._values is not None and self._positions is not None:
             self._keys, self._values, self._positions = (
-                x.index_select(0, rows.to(x.device)) for x in self.tensors
+                x.index_select(0, rows.to(x.device)) for x in (self._keys, self._values, self._positions)
             )
             self._owns_room = True
+        if self.coded is not None:
+            tokens, shared = (
+                {name: x.index_select(0, rows.to(x.device)) for name, x in parts.items()}
+                for parts in (self.coded.tokens, self.coded.shared)
+            )
+            self.coded = replace(self.coded, tokens=tokens, shared=shared)
+        self.rest()
 
     def _allocate(self, keys: Tensor, values: Tensor, capacity: int) -> None:
         B, k, _, D = keys.shape
@@ -186,13 +282,22 @@ class Slab:
         self._cut(0, self.num_tokens, capacity)
 
     def _cut(self, start: int, stop: int, capacity: int) -> None:
-        def copy(x: Tensor) -> Tensor:
-            out = x.new_empty((*x.shape[:2], capacity, *x.shape[3:]))
-            out[:, :, : stop - start] = x[:, :, start:stop]
-            return out
-
-        self._keys, self._values, self._positions = (copy(x) for x in self.tensors)
+        """Hold the places from `start` to `stop`, with room for `capacity`; what is coded stays whole."""
+        assert start == 0 or self.coded is None, "coded tokens are not cut"
+        assert self._keys is not None and self._values is not None and self._positions is not None
+        raw, coded = self.raw_tokens - (self.num_tokens - stop), self.coded_tokens
+        self._keys, self._values = (
+            _resized(x, start, raw, capacity - coded) for x in (self._keys, self._values)
+        )
+        self._positions = _resized(self._positions, start, stop, capacity)
         self.num_tokens, self._owns_room = stop - start, True
+
+
+def _resized(x: Tensor, start: int, stop: int, capacity: int) -> Tensor:
+    """A copy of the places from `start` to `stop` of `[B, k, S, ...]`, with room for `capacity`."""
+    out = x.new_empty((*x.shape[:2], capacity, *x.shape[3:]))
+    out[:, :, : stop - start] = x[:, :, start:stop]
+    return out
 
 
 @dataclass
@@ -209,9 +314,9 @@ class LayerStore:
             slab.give_back(other)
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes of the tensors' storage, spare room included."""
-        return sum(x.untyped_storage().nbytes() for slab in self.slabs for x in slab.tensors)
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors behind it."""
+        return (x for slab in self.slabs for x in slab.tensors)
 
     @property
     def kept_tokens(self) -> float:
