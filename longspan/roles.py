@@ -291,7 +291,7 @@ class Reader(Protocol):
         ...
 
     def prefill(self, run: Any, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Any:
-        """Read chunks `[T]` of token ids into the run, methods applied; ends with the run marked as read."""
+        """Read chunks `[T]` of token ids into the run, behind what it holds, methods applied; ends with the run marked as read."""
         ...
 
     def prefill_rows(self, run: Any, rows: Tensor) -> Any:
@@ -328,10 +328,7 @@ class Reading(Method):
 
     def extend(self, reader: Reader, run: Any, ids: Iterable[Tensor]) -> Any:
         """A run of the text followed by more, given as chunks `[T]`; `run` itself stays as it is."""
-        branch = reader.fork(run)
-        for chunk in ids:
-            reader.advance(branch, chunk)
-        return branch
+        return reader.prefill(reader.fork(run), ids)
 
     def ask(self, reader: Reader, run: Any, question_ids: Tensor) -> Any:
         """The run that the question `[T]` is then read into, without it; `run` itself stays as it is."""

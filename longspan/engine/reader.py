@@ -98,6 +98,7 @@ class ModelReader:
     @torch.no_grad()
     def prefill(self, run: Run, ids: Iterable[Tensor], *, stop_after_layer: int | None = None) -> Run:
         """Read chunks of ids into the run and close it; see `Reader`."""
+        run.phase = "prefill"
         for chunk in rechunk(ids, self.chunk_tokens):
             self._forward(run, chunk, stop_after_layer, want_logits=False)
             if self.on_progress is not None:
