@@ -215,6 +215,8 @@ class WindowVotes(Eviction):
     window_tokens: int = 32  # last tokens, which vote and stay; SnapKV's LongBench runs
     pool_tokens: int = 7  # neighbours that share a vote, odd, 1 for none; SnapKV's LongBench runs
     pooling: Literal["max", "mean"] = "max"  # SnapKV's LongBench runs
+    recall: bool = False  # a question brings back what was dropped, and votes itself
+    tier: Literal["host", "disk"] = "host"  # where that waits
 
     def __post_init__(self) -> None:
         if self.window_tokens < 1:
@@ -227,6 +229,12 @@ class WindowVotes(Eviction):
             )
         if self.pooling not in ("max", "mean"):
             raise ValueError(f"got pooling={self.pooling!r}; allowed are 'max' and 'mean'")
+        if self.tier not in ("host", "disk"):
+            raise ValueError(f"got tier={self.tier!r}; allowed are 'host' and 'disk'")
+        if self.recall and self.when != "read":
+            raise ValueError(
+                f"got recall=true with when={self.when}, which drops tokens before a text has ended; use when=read"
+            )
         super().__post_init__()
 
     def always_kept(self) -> tuple[int, int]:
@@ -234,6 +242,9 @@ class WindowVotes(Eviction):
 
     def what_stays(self) -> str:
         return "of the window"
+
+    def lower_tier(self) -> Literal["host", "disk"] | None:
+        return self.tier if self.recall else None
 
     def observe(self, step: Step) -> None:
         """Remember the queries of the last `window_tokens` tokens, over chunks."""

@@ -198,6 +198,11 @@ class Storage(Method):
         a text ("read"), and later steps ("token") are decided layer by layer."""
         return "slab"
 
+    def lower_tier(self) -> Literal["host", "disk"] | None:
+        """Where what it drops of a text goes, so that a question brings it back and `compact` decides anew, the question's queries
+        observed ("read" once more); None: dropped for good."""
+        return None
+
     def observe(self, step: Step) -> None:
         """See a step's queries and keys right after attention, to remember what `compact` needs."""
 

@@ -90,7 +90,10 @@ def _attend_tokens(run: Run, index: int, new: NewTokens, start: int, stop: int) 
         outs.append(_attend_chunk(run, index, new.cut(first, end)))
         for slab in run.layers[index].slabs:
             slab.rest()
-        if run.phase == "decode":
+        if run.recalling:
+            if end == stop:
+                run.settle(index, "read")
+        elif run.phase == "decode":
             run.settle(index, "token")
         elif (run.seen + end) % run.chunk_tokens == 0:
             run.settle(index, "chunk")
@@ -113,6 +116,8 @@ def _attend_chunk(run: Run, index: int, new: NewTokens) -> Tensor:
     """Store the tokens in every slab of the layer and attend."""
     info, slabs = run.plan.layers[index].info, run.layers[index].slabs
     for slab in slabs:
+        if run.recalling and slab.archive is not None and slab.num_tokens <= slab.archive.num_tokens:
+            slab.recall()
         cut = slice(None) if len(slabs) == 1 else list(slab.heads)
         slab.append(
             new.keys[:, cut],

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache
-from longspan.engine.store import SPARE_TOKENS
+from longspan.engine.store import spare_tokens
 from longspan.model_info import ModelInfo
 from longspan.ops.backend import watch_backends
 from longspan.roles import Held, Method, Steering, Step
@@ -60,7 +60,7 @@ class ModelReader:
         """An empty run; `num_tokens` reserves room where the length is known and nothing will be dropped."""
         run = Run(plan=self.plan, chunk_tokens=self.chunk_tokens)
         drops = any(layer.storage is not None for layer in self.plan.layers)
-        run.reserve_tokens = 0 if num_tokens is None or drops else num_tokens + SPARE_TOKENS
+        run.reserve_tokens = 0 if num_tokens is None or drops else num_tokens + spare_tokens(num_tokens)
         return run
 
     def fork(self, run: Run) -> Run:
@@ -93,6 +93,7 @@ class ModelReader:
             for number, scoped in enumerate(self.plan.methods)
             if isinstance(scoped.method, Steering)
         }
+        branch.recall()
         return branch
 
     @torch.no_grad()
@@ -117,8 +118,11 @@ class ModelReader:
         return run
 
     def advance(self, run: Run, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
-        """Append tokens `[T]`, to every row of the run; logits `[1, V]` of the last, or None when stopped early."""
+        """Append tokens `[T]`, to every row of the run; logits `[1, V]` of the last, or None when stopped early. The first of them
+        behind a text bring back what a lower tier holds."""
         logits = self._forward(run, ids, stop_after_layer, want_logits=True)
+        if run.recalling:
+            run.end_recall()
         return None if logits is None else self.plan.reading.combine(logits[:, -1])
 
     def all_logits(self, run: Run, ids: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class Run:
     ask_states: dict[int, dict[int, Any]] = field(default_factory=dict)
     peak_bytes: int = 0
     backends: Counter[Choice] = field(default_factory=Counter)
+    recalling: bool = False
     forward_positions: tuple[Tensor | None, Tensor | None, int, tuple[Tensor, int | None, bool]] | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +68,16 @@ class Run:
         """Bytes of all tensors' storage, spare room included; what layers share counts once."""
         found = {x.untyped_storage().data_ptr(): x for layer in self.layers for x in layer.tensors}
         return sum(x.untyped_storage().nbytes() for x in found.values())
+
+    @property
+    def archived_bytes(self) -> dict[str, int]:
+        """Bytes of a lower tier, by its name, from which a question recalls what was dropped."""
+        found: Counter[str] = Counter()
+        for layer in self.layers:
+            for slab in layer.slabs:
+                if slab.archive is not None:
+                    found[slab.archive.tier] += slab.archive.num_bytes
+        return dict(found)
 
     @property
     def kept_tokens(self) -> float:
@@ -143,6 +154,9 @@ class Run:
         for index in range(len(self.plan.layers)):
             self.close_layer(index)
         self.settle_model("read")
+        for layer in self.layers:
+            for slab in layer.slabs:
+                slab.fit()
         self.phase = "decode"
 
     def close_layer(self, index: int) -> None:
@@ -150,6 +164,19 @@ class Run:
         self.settle(index, "read")
         for slab in self.layers[index].slabs:
             slab.fit()
+
+    def recall(self) -> bool:
+        """Before a question of a fork: whether there is something to bring back for it from a lower tier. Each layer then does so
+        when it gets there, and forgets again right after."""
+        self.recalling = any(slab.archive is not None for layer in self.layers for slab in layer.slabs)
+        if self.recalling:
+            self.phase = "prefill"
+        return self.recalling
+
+    def end_recall(self) -> None:
+        """The question is read: from here on what it chose is all there is."""
+        self.settle_model("read")
+        self.recalling, self.phase = False, "decode"
 
     # forgetting
 
@@ -194,8 +221,16 @@ class Run:
 
     def _compact(self, storage: Storage, layers: Sequence[int], event: Event) -> None:
         held = self.held(storage, layers)
-        if any(h.store.num_tokens for h in held):
-            self.keep(layers, storage.compact_together(held, event=event))
+        if not any(h.store.num_tokens for h in held):
+            return
+        kept = storage.compact_together(held, event=event)
+        tier = storage.lower_tier()
+        if tier is not None and event == "read" and not self.recalling:
+            slabs = (slab for index in layers for slab in self.layers[index].slabs)
+            for slab, places in zip(slabs, kept, strict=True):
+                if places is not None:
+                    slab.put_by(tier)
+        self.keep(layers, kept)
 
     def _code(self, codec: Codec, layers: Sequence[int], event: Event) -> None:
         slabs = [slab for index in layers for slab in self.layers[index].slabs]

@@ -14,11 +14,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from longspan.engine.archive import Archive, Tier, from_saved
 from longspan.roles import Coded
 
 Decoder: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
-SPARE_TOKENS = 256  # room left behind a finished context, so that a question needs no copy of it
+SPARE_TOKENS = 256  # most room left behind a finished context, so that a question needs no copy of it
+
+
+def spare_tokens(num_tokens: int) -> int:
+    """Room left behind so many tokens: an eighth of them, at least 16 and at most SPARE_TOKENS."""
+    return min(SPARE_TOKENS, max(16, num_tokens // 8))
 
 
 class Slab:
@@ -33,6 +39,7 @@ class Slab:
         self.decoder = decoder
         self.coded: Coded | None = None
         self._decoded: tuple[Tensor, Tensor] | None = None
+        self.archive: Archive | None = None
         self.num_tokens = 0
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
@@ -122,7 +129,9 @@ class Slab:
             self._allocate(keys, values, max(total, reserve_tokens))
         elif total > self.capacity or not self._owns_room:
             grown = max(
-                total + SPARE_TOKENS, reserve_tokens, self.capacity + self.capacity // 2 if new > 1 else 0
+                total + spare_tokens(total),
+                reserve_tokens,
+                self.capacity + self.capacity // 2 if new > 1 else 0,
             )
             self._reallocate(grown)
         assert self._keys is not None and self._values is not None and self._positions is not None
@@ -139,14 +148,16 @@ class Slab:
         assert 0 < n <= self.raw_tokens, f"{n} of {self.raw_tokens} tokens coded"
         left = self.raw_tokens - n
         self._keys, self._values = (
-            _resized(x, n, n + left, left + SPARE_TOKENS) for x in (self._keys, self._values) if x is not None
+            _resized(x, n, n + left, left + spare_tokens(left))
+            for x in (self._keys, self._values)
+            if x is not None
         )
         if old is not None:
             joined = {name: torch.cat((old.tokens[name], x), dim=2) for name, x in coded.tokens.items()}
             coded = replace(coded, num_tokens=old.num_tokens + n, tokens=joined, shared=old.shared)
         self.coded = coded
         assert self._positions is not None
-        self._positions = _resized(self._positions, 0, self.num_tokens, self.num_tokens + SPARE_TOKENS)
+        self._positions = _resized(self._positions, 0, self.num_tokens, self.num_tokens + spare_tokens(left))
         self._owns_room = True
         self.rest()
 
@@ -165,6 +176,10 @@ class Slab:
             facts["coded"] = self.coded.num_tokens
             for kind, parts in (("coded", self.coded.tokens), ("shared", self.coded.shared)):
                 tensors.update({f"{kind}.{name}": part for name, part in parts.items()})
+        if self.archive is not None:
+            facts["tier"] = self.archive.tier
+            names = ("archive.keys", "archive.values", "archive.positions")
+            tensors.update(zip(names, self.archive.load(torch.device("cpu")), strict=True))
         return facts, tensors
 
     @classmethod
@@ -194,10 +209,13 @@ class Slab:
                 for kind in ("coded", "shared")
             }
             slab.coded = Coded(num_tokens=coded_tokens, tokens=parts["coded"], shared=parts["shared"])
+        if "tier" in facts:
+            kept = [tensors[f"archive.{name}"] for name in ("keys", "values", "positions")]
+            slab.archive = from_saved(facts["tier"], kept)
         slab._keys, slab._values, slab._positions = keys, values, positions
         slab.num_tokens, slab.contiguous_from = facts["tokens"], facts["from"]
         slab.filled = bool((positions >= 0).all())
-        slab._reallocate(slab.num_tokens + SPARE_TOKENS)
+        slab._reallocate(slab.num_tokens + spare_tokens(raw))
         return slab
 
     def keep(self, index: Tensor) -> None:
@@ -216,10 +234,27 @@ class Slab:
         self.contiguous_from = None
         self.filled = bool((self._positions >= 0).all())
 
+    def put_by(self, tier: Tier) -> None:
+        """Add the tokens that have come since the last time to the archive, a lower tier that `recall` brings back."""
+        known = self.archive or Archive(tier)
+        if new := max(0, int(self.positions.max()) + 1 - known.num_tokens):
+            last = (x[:, :, self.num_tokens - new :] for x in (self.keys, self.values, self.positions))
+            self.archive = known.and_then(*last)
+
+    def recall(self) -> None:
+        """Hold all tokens of the archive again, instead of those that were kept of them."""
+        assert self.archive is not None and self._keys is not None
+        self._keys, self._values, self._positions = self.archive.load(self._keys.device)
+        self.num_tokens, self.coded, self._owns_room = self._keys.shape[2], None, True
+        self.filled = bool((self._positions >= 0).all())
+        self.contiguous_from = 0 if self.filled else None
+        self.rest()
+
     def drop_oldest(self, num_tokens: int) -> None:
         """Free the first `num_tokens` places of every head."""
         if num_tokens > 0:
-            self._cut(num_tokens, self.num_tokens, self.num_tokens - num_tokens + SPARE_TOKENS)
+            left = self.num_tokens - num_tokens
+            self._cut(num_tokens, self.num_tokens, left + spare_tokens(left))
             if self.contiguous_from is not None:
                 self.contiguous_from += num_tokens
 
@@ -233,14 +268,15 @@ class Slab:
         self.rest()
 
     def fit(self) -> None:
-        """Leave room for SPARE_TOKENS, no more and no less."""
-        if self.num_tokens and self.capacity != self.num_tokens + SPARE_TOKENS:
-            self._cut(0, self.num_tokens, self.num_tokens + SPARE_TOKENS)
+        """Leave room for a question, no more and no less."""
+        wanted = self.num_tokens + spare_tokens(self.raw_tokens)
+        if self.num_tokens and self.capacity != wanted:
+            self._cut(0, self.num_tokens, wanted)
 
     def fork(self) -> Slab:
         """A slab over the same tensors. It takes over the spare room, if this one has it, until `give_back`."""
         child = Slab(self.heads, self.decoder)
-        child.coded = self.coded
+        child.coded, child.archive = self.coded, self.archive
         child.num_tokens, child.contiguous_from = self.num_tokens, self.contiguous_from
         child.filled = self.filled
         child._keys, child._values, child._positions = self._keys, self._values, self._positions
@@ -263,6 +299,7 @@ class Slab:
                 x.index_select(0, rows.to(x.device)) for x in (self._keys, self._values, self._positions)
             )
             self._owns_room = True
+        self.archive = None  # of rows that are read once
         if self.coded is not None:
             tokens, shared = (
                 {name: x.index_select(0, rows.to(x.device)) for name, x in parts.items()}

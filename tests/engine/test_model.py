@@ -13,7 +13,7 @@ from longspan.engine.model import SpanModel
 from longspan.engine.prompt import Prompt, text_pieces
 from longspan.engine.reader import rechunk
 from longspan.engine.sources import sentence_around
-from longspan.engine.store import SPARE_TOKENS, Slab
+from longspan.engine.store import Slab, spare_tokens
 from longspan.errors import UserInputError
 from longspan.roles import LayerInfo, Selection, Steering, Step, Storage
 from longspan.spec import Scope, ScopedMethod
@@ -39,7 +39,7 @@ def test_greedy_answers_equal_stock_generate() -> None:
 
 def test_kv_bytes_are_the_tensors_own() -> None:
     context = make().read(words(random_ids(700)))
-    layers, heads, dim, slots = 2, 2, 16, 700 + SPARE_TOKENS
+    layers, heads, dim, slots = 2, 2, 16, 700 + spare_tokens(700)
     assert context.kv_bytes == layers * slots * (2 * heads * dim * 4 + 8)
     assert context.kept_tokens == 700 and context.num_tokens == 700
 

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from longspan import eviction
 from longspan.card import read_card
 from longspan.engine.api import applied, load
-from longspan.engine.store import SPARE_TOKENS
+from longspan.engine.store import spare_tokens
 from longspan.errors import SpecError
 from longspan.methods.cache import snapkv as module
 from longspan.methods.cache.snapkv import SnapKV
@@ -274,7 +274,7 @@ def test_a_model_keeps_what_its_own_attention_votes_for_and_frees_the_rest(chunk
         wanted = brute_force(attention[0].view(2, 2, 201, 201), budget=50, window=16, pool=7, pooling="max")
         assert slab.positions.tolist() == [wanted]
     # keys and values of 2 kv heads in 2 layers, and an int64 position for each head, with room for a question
-    assert context.kv_bytes == 2 * 2 * (50 + SPARE_TOKENS) * (2 * HEAD_DIM * 4 + 8)
+    assert context.kv_bytes == 2 * 2 * (50 + spare_tokens(50)) * (2 * HEAD_DIM * 4 + 8)
 
 
 def test_it_works_on_keys_that_are_kept_before_rotation() -> None:
@@ -317,5 +317,7 @@ def test_the_card_reads() -> None:
         "window_tokens",
         "pool_tokens",
         "pooling",
+        "recall",
+        "tier",
     ]
     assert all(parameter.comment for parameter in card.parameters)
