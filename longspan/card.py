@@ -152,7 +152,11 @@ def _check_claim(path: Path, claim: dict[str, Any]) -> None:
     if not problem:
         try:
             parse(claim["spec"])
-            for spec in (claim["against"], *claim.get("reach", {}).values()):
+            for spec in (
+                claim["against"],
+                *claim.get("reach", {}).values(),
+                *claim.get("shares", {}).values(),
+            ):
                 parse(spec)
         except SpecError as error:
             problem = f"has a spec that cannot be read: {error}"
@@ -182,6 +186,10 @@ def _is_texts(value: object) -> bool:
 
 def _is_reach(value: object) -> bool:
     return isinstance(value, dict) and all(_is_count(key) and _is_text(spec) for key, spec in value.items())
+
+
+def _is_shares(value: object) -> bool:
+    return isinstance(value, dict) and all(_is_share(key) and _is_text(spec) for key, spec in value.items())
 
 
 def _is_list_of(choices: tuple[str, ...]) -> Callable[[object], bool]:
@@ -218,4 +226,5 @@ _CLAIM_CHECKS: dict[str, tuple[str, bool, Callable[[Any], bool]]] = {
     "margin": ("a difference of accuracies from -1 to 1", False, _is_difference),
     "samples": ("a number of samples", False, _is_count),
     "reach": ("a dict of a number of tokens to a method spec", False, _is_reach),
+    "shares": ("a dict of a share of the bytes to a method spec", False, _is_shares),
 }

@@ -23,17 +23,20 @@ class Page(StrEnum):
     ruler = "ruler"
     suites = "suites"
     positions = "positions"
+    compression = "compression"
 
 
 def pages(
     page: Annotated[
         Page,
         typer.Argument(
-            help="ruler: every method over RULER. suites: dense over every suite. positions: past the trained window."
+            help="ruler: every method over RULER. suites: dense over every suite. positions: past the trained window. "
+            "compression: what is kept at five budgets."
         ),
     ],
     methods: Annotated[
-        list[str] | None, typer.Option(help="With ruler and positions: names of methods; default all.")
+        list[str] | None,
+        typer.Option(help="With ruler, positions and compression: names of methods; default all."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="With suites: tasks or suites; default all.")] = None,
     lengths: Annotated[
@@ -59,7 +62,7 @@ def pages(
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
     docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),
 ) -> None:
-    """Measure and write the tables of docs/proof.md (RULER by method), docs/suites.md and docs/positions.md.
+    """Measure and write the tables of docs/: proof.md (RULER by method), suites.md, positions.md and compression.md.
 
     Example: longspan bench pages ruler --samples 10 --device cuda
     """
@@ -85,10 +88,13 @@ def pages(
 def _plan(
     page: Page, methods: list[str] | None, tasks: str | None, samples: int, skip: int, tokenizer: Any
 ) -> list[Any]:
+    from longspan.evaluation.compression import plan_compression
     from longspan.evaluation.exams import FIRST_SEED
     from longspan.evaluation.pages import plan_ruler, plan_suites
     from longspan.evaluation.stretch import plan_stretch
 
+    if page is Page.compression:
+        return plan_compression(methods, samples, FIRST_SEED + skip, tokenizer)
     if page is Page.positions:
         return plan_stretch(methods, samples, FIRST_SEED + skip, tokenizer)
     if page is Page.ruler:
@@ -120,6 +126,7 @@ def write_proof(file: Path, page: str) -> None:
 
 
 def _write(page: Page, rows: list[Any], docs: Path) -> None:
+    from longspan.evaluation.compression import compression_figure, compression_page
     from longspan.evaluation.pages import RULER_END, RULER_START, put_between, ruler_section, suites_page
     from longspan.evaluation.stretch import stretch_figure, stretch_page
 
@@ -132,6 +139,10 @@ def _write(page: Page, rows: list[Any], docs: Path) -> None:
         file = docs / "positions.md"
         write_text(docs / "images" / "positions.svg", stretch_figure(rows))
         write_text(file, stretch_page(rows))
+    elif page is Page.compression:
+        file = docs / "compression.md"
+        write_text(docs / "images" / "compression.svg", compression_figure(rows))
+        write_text(file, compression_page(rows))
     else:
         file = docs / "suites.md"
         write_text(file, suites_page(rows))

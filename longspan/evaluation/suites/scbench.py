@@ -4,7 +4,7 @@ A cache is read once and asked often, which is where methods that drop tokens fo
 wrappers work over any task with answers: `scbench/multi_turn:ruler/niah_multikey_2`. A session joins several samples of the
 inner task, each a numbered document of its own, and asks the question of each. In `multi_turn` every question follows the
 earlier ones and the model's own answers; in `multi_request` all questions go to the same context, apart. The score is the mean
-over the questions; sub-scores give each turn.
+over the questions, three, or five in `multi_turn_5` and `multi_request_5`; sub-scores give each turn.
 
 Paper: SCBench: A KV Cache-Centric Analysis of Long-Context Methods (Li et al., 2024)
 """
@@ -161,13 +161,17 @@ class SessionExam(AnswerExam):
         }
 
 
-def _wrapper(mode: Mode) -> Callable[[str, TaskEntry], SessionExam]:
-    return lambda name, entry: SessionExam(name=name, inner=entry.name, mode=mode)
+def _wrapper(mode: Mode, num_questions: int = 3) -> Callable[[str, TaskEntry], SessionExam]:
+    return lambda name, entry: SessionExam(
+        name=name, inner=entry.name, mode=mode, num_questions=num_questions
+    )
 
 
 WRAPPERS: dict[str, Callable[[str, TaskEntry], SessionExam]] = {
     "multi_turn": _wrapper("multi_turn"),
     "multi_request": _wrapper("multi_request"),
+    "multi_turn_5": _wrapper("multi_turn", 5),
+    "multi_request_5": _wrapper("multi_request", 5),
 }
 
 TASKS: dict[str, SessionExam] = {
