@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longspan.engine.api import applied, load, open_context
+    from longspan.engine.shelf import ContextStore
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "applied", "load", "open_context"]
+__all__ = ["ContextStore", "__version__", "applied", "load", "open_context"]
 
 _LAZY = {
+    "ContextStore": "longspan.engine.shelf",
     "applied": "longspan.engine.api",
     "load": "longspan.engine.api",
     "open_context": "longspan.engine.api",

@@ -34,6 +34,12 @@ def command(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 48,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Keep what was read here, and read no text twice; see `longspan contexts`."
+        ),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help=JSON_HELP)] = None,
 ) -> None:
     """Read a text once and answer questions about it, with the sentences the answers came from.
@@ -54,7 +60,9 @@ def command(
         )
     with loading():
         from longspan.engine.api import load
+        from longspan.engine.shelf import ContextStore
 
+        shelf = None if store is None else ContextStore(store)
         span = load(model, methods)
     if span.tokenizer is None:
         raise UserInputError(f"the model {model!r} has no tokenizer; use a folder or hub id that holds one")
@@ -68,8 +76,8 @@ def command(
         span = span.with_methods(BEYOND_WINDOW)
     for note in span.plan.notes:
         out.print(note, style="dim")
-    context = span.read(text)
-    read_seconds = context.usage.seconds.get("read", 0.0)
+    context = span.read(text) if shelf is None else shelf.read(span, text)
+    read_seconds = sum(context.usage.seconds.values())
     results: list[dict[str, Any]] = []
     try:
         for question in questions:
@@ -85,6 +93,7 @@ def command(
                     "model": span.name,
                     "spec": span.spec,
                     "tokens": context.num_tokens,
+                    "cached_tokens": context.cached_tokens,
                     "kv_bytes": context.kv_bytes,
                     "peak_kv_bytes": context.usage.peak_kv_bytes,
                     "read_seconds": read_seconds,
@@ -92,8 +101,11 @@ def command(
                     "answers": results,
                 },
             )
+    cached = (
+        f" ({context.cached_tokens:,} of them from {_plain(str(store))})" if context.cached_tokens else ""
+    )
     out.print(
-        f"\n{context.num_tokens:,} tokens read in {read_seconds:.1f} s with {span.spec}; "
+        f"\n{context.num_tokens:,} tokens read{cached} in {read_seconds:.1f} s with {span.spec}; "
         f"{context.kv_bytes / 1e6:.1f} MB of keys and values held.",
         style="dim",
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from longspan.engine.prompt import Prompt, encode
+from longspan.engine.prefix import depends_on_cuts
+from longspan.engine.prompt import Prompt, encode, text_chunks
 from longspan.engine.reader import ModelReader, rechunk
 from longspan.engine.run import Run
 from longspan.engine.sampling import Sampler
@@ -35,11 +37,22 @@ class Answer:
 
 @dataclass(eq=False)
 class Context:
-    """A text as a model holds it. Asking never changes it; `read` gives a longer one and leaves this as it is."""
+    """A text as a model holds it. Asking never changes it.
+
+    `read` gives a longer context and leaves this one as it is; `append` makes this one longer; `fork` gives a second one of
+    the same text, so that each can be appended to in its own way.
+
+    Args:
+        cached_tokens: tokens that came out of a `ContextStore` and were not read anew.
+        whole: it is what reading its text in one go gives. False once more was read behind its end under methods for which
+            that is not the same.
+    """
 
     model: SpanModel
     run: Run
     read_seconds: dict[str, float] = field(default_factory=dict)
+    cached_tokens: int = 0
+    whole: bool = True
 
     @property
     def num_tokens(self) -> int:
@@ -59,8 +72,8 @@ class Context:
     @property
     def usage(self) -> Usage:
         return Usage(
-            prompt_tokens=self.num_tokens,
-            cached_tokens=0,
+            prompt_tokens=self.num_tokens - self.cached_tokens,
+            cached_tokens=self.cached_tokens,
             generated_tokens=0,
             kv_bytes=self.kv_bytes,
             peak_kv_bytes=self.run.peak_bytes,
@@ -68,15 +81,55 @@ class Context:
             backends=backend_rows(self.run.backends),
         )
 
-    def read(self, text: str) -> Context:
-        """This context followed by more text, as a new context."""
-        if isinstance(text, str) and not text.strip():
-            raise UserInputError("the text is empty; give a text with at least one word")
-        clock, reader = Clock(), self.model.reader()
+    def read(self, text: str | Tensor | Sequence[int]) -> Context:
+        """This context followed by more text (a str, or token ids), as a new context; this one stays as it is. See `append`."""
+        plan, reader, clock = self.model.plan, self.model.reader(), Clock()
+        pieces = self._pieces(text)
         with clock.measure("read"):
-            chunks = rechunk([encode(self.model.tokenizer, text)], reader.chunk_tokens)
-            branch = self.model.plan.reading.extend(reader, self.run, chunks)
-        return Context(self.model, branch, clock.seconds)
+            longer: Run = plan.reading.extend(reader, self.run, rechunk(pieces, reader.chunk_tokens))
+        if plan.reading_name is None:  # it has moved, so the room that it took is not needed
+            longer.give_back(self.run)
+        return Context(self.model, longer, clock.seconds, whole=self.whole and not depends_on_cuts(plan))
+
+    def append(self, text: str | Tensor | Sequence[int]) -> None:
+        """Add more text (a str, or token ids) to this context itself, where `read` gives a new one.
+
+        What it holds is grown in place while there is room behind it, and moved once where there is not. Contexts that were
+        forked from it stay as they were. If reading fails, this context is what it was before.
+        """
+        plan, reader, clock = self.model.plan, self.model.reader(), Clock()
+        chunks = rechunk(self._pieces(text), reader.chunk_tokens)
+        with clock.measure("read"):
+            if depends_on_cuts(plan):
+                longer: Run = plan.reading.extend(reader, self.run, chunks)
+            else:  # the same, without fitting the room to it
+                longer = self.run.fork()
+                for chunk in chunks:
+                    reader.advance(longer, chunk)
+        longer.peak_bytes = max(longer.peak_bytes, self.run.peak_bytes)
+        self.run, self.whole = longer, self.whole and not depends_on_cuts(plan)
+        for phase, seconds in clock.seconds.items():
+            self.read_seconds[phase] = self.read_seconds.get(phase, 0.0) + seconds
+
+    def fork(self) -> Context:
+        """A second context of the same text, at once and without a copy; each may then be appended to, and the other never
+        sees it.
+
+        Both share their memory until one grows. The spare room behind the text goes to the fork: a short text is appended
+        to it in place, and the first one moves what it holds when it is appended to.
+        """
+        return replace(self, run=self.run.fork(), read_seconds=dict(self.read_seconds))
+
+    def _pieces(self, text: str | Tensor | Sequence[int]) -> Iterator[Tensor]:
+        """Ids of a text that follows another."""
+        if isinstance(text, str):
+            if not text.strip():
+                raise UserInputError("the text is empty; give a text with at least one word")
+            return iter([encode(self.model.tokenizer, text)])
+        if isinstance(text, Tensor | list | tuple):
+            vocabulary = self.model.hf_model.get_input_embeddings().num_embeddings
+            return text_chunks(self.model.tokenizer, text, vocabulary)[0]
+        raise UserInputError(f"got a {type(text).__name__} where a text is needed; give a str or token ids")
 
     def with_turn(self, question: str, answer: str) -> Context:
         """This context followed by a question and the answer it was given, as a new context: further questions then follow
@@ -176,7 +229,7 @@ class Context:
         return branch, logits, tracer
 
     def save(self, path: str | Path) -> None:
-        """Write the context to a `.span` file (safetensors); `longspan.open_context` reads it back."""
+        """Write the context to a `.span` file (safetensors), whole or not at all; `longspan.open_context` reads it back."""
         from longspan.engine.save import save_context
 
         save_context(self, path)

@@ -1,41 +1,99 @@
-"""Contexts on disk: one safetensors file with tensors and a JSON header; nothing in it is ever executed."""
+"""Contexts on disk: what a context is in a header and tensors, and back; the file itself is `span_file`'s.
+
+A context opens under the weights, the element type, the tokenizer and the spec that it was read with, and under no others.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from longspan import __version__
+from longspan.engine.lazy import LayerLoader
+from longspan.engine.prefix import can_be_cropped
 from longspan.engine.run import Run
+from longspan.engine.span_file import SpanFile, put_in_place, written_beside
 from longspan.engine.store import LayerStore, Slab
 from longspan.errors import UserInputError
 
 if TYPE_CHECKING:
     from longspan.engine.context import Context
     from longspan.engine.model import SpanModel
+    from longspan.engine.plan import Plan
 
-FORMAT = 1
+_TOKENIZERS: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def save_context(context: Context, path: str | Path) -> None:
-    """Write a context; the file appears whole or not at all."""
-    run = context.run
+    """Write a context; the file appears whole or not at all.
+
+    Raises:
+        UserInputError: no such folder, a folder stands in its place, or the disk does not take it.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserInputError(f"{target} is a folder; give a file to save in, such as {target / 'book.span'}")
+    if not target.parent.is_dir():
+        raise UserInputError(f"there is no folder {target.parent} to save {target.name} in; make it first")
+    with saved_beside(target, *pack_context(context)) as partial:
+        put_in_place(partial, target)
+
+
+def open_context(path: str | Path, model: SpanModel, *, lazy: bool = False) -> Context:
+    """Read a saved context for the model that made it.
+
+    Args:
+        path: what `context.save` wrote.
+        model: the same weights, tokenizer and spec.
+        lazy: return once the header is checked; layers are then loaded and checked in their order in the background, and a
+            question waits for a layer when it gets there. Where a method reads again for each question, or holds tokens
+            in a form of its own, everything is loaded first.
+
+    Raises:
+        UserInputError: no such file, not a context, made with other weights, another tokenizer or another spec, or damaged.
+            With `lazy`, damage to a layer is raised by the call that needs it.
+    """
+    return context_of(SpanFile(path), model, lazy=lazy)
+
+
+@contextmanager
+def saved_beside(target: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Iterator[Path]:
+    """`span_file.written_beside`, with the system's words in a sentence about the file that the user knows."""
+    try:
+        with written_beside(target, header, tensors) as partial:
+            yield partial
+    except OSError as error:
+        raise UserInputError(
+            f"cannot save the context in {target} ({error.strerror or error}); free some space, or save in another place"
+        ) from error
+
+
+def pack_context(context: Context) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A context as a header for JSON, and tensors by name."""
+    run, model = context.run, context.model
     tensors: dict[str, Tensor] = {"token_ids": run.ids}
     if run.origin is not None:
         tensors["origin"] = run.origin
     slabs = []
+    shared: dict[Any, str] = {}  # layers may share a tensor, which is written once
     for i, layer in enumerate(run.layers):
         for j, slab in enumerate(layer.slabs):
             facts, parts = slab.pack()
-            slabs.append({"layer": i, **facts})
-            tensors.update({f"layer.{i}.slab.{j}.{name}": part for name, part in parts.items()})
+            names = {}
+            for name, part in parts.items():
+                place = part.data_ptr(), part.shape, part.stride(), part.dtype
+                names[name] = shared.setdefault(place, f"layer.{i}.slab.{j}.{name}")
+                tensors[names[name]] = part
+            slabs.append({"layer": i, "facts": facts, "tensors": names})
     states = [
         {
             "key": list(key),
@@ -44,11 +102,16 @@ def save_context(context: Context, path: str | Path) -> None:
         for n, (key, state) in enumerate(run.states.items())
     ]
     header = {
-        "format": FORMAT,
+        "longspan": __version__,
+        "model": model.name,
+        "fingerprint": model.info.fingerprint,
+        "dtype": dtype_name(model.info.dtype),
+        "tokenizer": tokenizer_hash(model.tokenizer),
         "spec": run.plan.spec,
-        "model": context.model.name,
-        "fingerprint": context.model.info.fingerprint,
+        "whole": context.whole,
+        "croppable": can_be_cropped(run),
         "seen": run.seen,
+        "positions": [0, run.seen],
         "phase": run.phase,
         "chunk_tokens": run.chunk_tokens,
         "peak_bytes": run.peak_bytes,
@@ -56,62 +119,55 @@ def save_context(context: Context, path: str | Path) -> None:
         "slabs": slabs,
         "states": states,
     }
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise UserInputError(f"there is no folder {target.parent} to save {target.name} in; make it first")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    if target.is_dir():
-        raise UserInputError(f"{target} is a folder; give a file to save in, such as {target / 'book.span'}")
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            partial,
-            {"longspan": json.dumps(header)},
-        )
-        os.replace(partial, target)
-    except (SafetensorError, OSError) as error:
-        # safetensors wraps what the system said; the user knows the file, not the temporary one beside it.
-        raise UserInputError(
-            f"cannot save the context in {target} ({error}); free some space, or save in another place"
-        ) from error
-    finally:
-        with suppress(OSError):  # on a read-only disk there is none, and asking is an error of its own
-            partial.unlink(missing_ok=True)
+    return header, tensors
 
 
-def open_context(path: str | Path, model: SpanModel) -> Context:
-    """Read a saved context for a model with the same weights and spec.
-
-    Raises:
-        UserInputError: no such file, not a context, or made with other weights or another spec.
-    """
+def context_of(file: SpanFile, model: SpanModel, *, lazy: bool = False) -> Context:
+    """The context in an open file; see `open_context`."""
     from longspan.engine.context import Context
 
-    if not Path(path).is_file():
-        raise UserInputError(f"there is no file {path}; give the path that context.save wrote")
+    _check(file, model)
+    header = file.header
     try:
-        with safe_open(str(path), framework="pt", device=str(model.info.device)) as file:
-            header = json.loads((file.metadata() or {}).get("longspan", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise UserInputError(f"{path} is not a saved context (or is cut short); save it again") from error
-    _check(header, path, model)
-    try:
-        return Context(model, _rebuild(header, tensors, model), dict(header["read_seconds"]))
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise UserInputError(
-            f"{path} is a damaged context ({error!r} does not fit); read the text again and save it"
-        ) from error
+        run = _rebuild(file, model, lazy=lazy and _layer_by_layer(model.plan))
+        return Context(model, run, dict(header["read_seconds"]), whole=header["whole"])
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise file.damaged(f"{error!r} does not fit") from error
 
 
-def _check(header: Any, path: str | Path, model: SpanModel) -> None:
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UserInputError(
-            f"{path} is no context of this version of longspan; read the text again and save it"
-        )
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """SHA-256 of what makes a tokenizer's ids: its serialised form, or the vocabulary of one that has none."""
+    if tokenizer is None:
+        return None
+    size, known = _TOKENIZERS.get(tokenizer, (0, ""))
+    if known and size == len(tokenizer):
+        return known
+    if getattr(tokenizer, "is_fast", False):
+        facts = json.loads(tokenizer.backend_tokenizer.to_str())
+        for setting in ("truncation", "padding"):  # set anew by each call
+            facts.pop(setting, None)
+    else:
+        facts = tokenizer.get_vocab()
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    _TOKENIZERS[tokenizer] = len(tokenizer), found
+    return found
+
+
+def _check(file: SpanFile, model: SpanModel) -> None:
+    path, header = file.path, file.header
     if header.get("fingerprint") != model.info.fingerprint:
         raise UserInputError(
             f"{path} was made with other weights ({header.get('model')}) than {model.name}; open it with the model that made it"
+        )
+    if header.get("dtype") != dtype_name(model.info.dtype):
+        raise UserInputError(
+            f"{path} was made in {header.get('dtype')}, the model runs in {dtype_name(model.info.dtype)}; "
+            f"load the model with dtype={header.get('dtype')!r}"
+        )
+    saved, mine = header.get("tokenizer"), tokenizer_hash(model.tokenizer)
+    if saved != mine and saved is not None and mine is not None:
+        raise UserInputError(
+            f"{path} was made with another tokenizer than that of {model.name}; load the model with the tokenizer that made it"
         )
     if header.get("spec") != model.spec:
         raise UserInputError(
@@ -119,17 +175,59 @@ def _check(header: Any, path: str | Path, model: SpanModel) -> None:
         )
 
 
-def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], model: SpanModel) -> Run:
-    layers: list[LayerStore] = [LayerStore([]) for _ in model.plan.layers]
+def _layer_by_layer(plan: Plan) -> bool:
+    """Does a question use the layers one after another? Not where a method reads again for it, or decodes what layers share."""
+    return plan.reading_name is None and all(layer.codec is None for layer in plan.layers)
+
+
+def _rebuild(file: SpanFile, model: SpanModel, *, lazy: bool) -> Run:
+    header, device = file.header, model.info.device
+    entries: list[list[Any]] = [[] for _ in model.plan.layers]
     for entry in header["slabs"]:
-        store = layers[entry["layer"]]
-        at = f"layer.{entry['layer']}.slab.{len(store.slabs)}."
-        parts = {name.removeprefix(at): part for name, part in tensors.items() if name.startswith(at)}
-        store.slabs.append(Slab.unpack(entry, parts))
+        entries[entry["layer"]].append(entry)
+    uses = Counter(name for entry in header["slabs"] for name in entry["tensors"].values())
+    shared: dict[str, Tensor] = {}
+
+    def tensor(name: str, *, copy: bool) -> Tensor:
+        """On the CPU a map of the file unless it is copied."""
+        if name in shared:
+            return shared[name]
+        found = file.tensor(name).to(device, copy=copy or uses[name] > 1)
+        if uses[name] > 1:
+            shared[name] = found
+        return found
+
+    def unpack(entry: dict[str, Any], *, copy: bool) -> Slab:
+        parts = {name: tensor(place, copy=copy) for name, place in entry["tensors"].items()}
+        slab = Slab.unpack(entry["facts"], parts)
+        mapped = {parts[name].data_ptr() for name, place in entry["tensors"].items() if uses[place] == 1}
+        if copy or device.type != "cpu" or not mapped & {x.data_ptr() for x in slab.tensors}:
+            return slab
+        return unpack(entry, copy=True)  # it would hold the map of a file that somebody may cut
+
+    def load(index: int) -> list[Slab]:
+        """The slabs of a layer; never more in memory than they and one slab's tensors."""
+        try:
+            return [unpack(entry, copy=False) for entry in entries[index]]
+        except UserInputError:
+            raise
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise file.damaged(f"layer {index}: {error!r} does not fit") from error
+
     states = {
-        tuple(state["key"]): {name: _unpack(value, tensors) for name, value in state["values"].items()}
+        tuple(state["key"]): {
+            name: tensor(value["tensor"], copy=True) if "tensor" in value else value["value"]
+            for name, value in state["values"].items()
+        }
         for state in header["states"]
     }
+    token_ids = file.tensor("token_ids").clone()
+    origin = file.tensor("origin").clone() if "origin" in file.names else None
+    layers = (
+        LayerLoader(load, len(entries)).start()
+        if lazy
+        else [LayerStore(load(index)) for index in range(len(entries))]
+    )
     return Run(
         plan=model.plan,
         chunk_tokens=header["chunk_tokens"],
@@ -137,8 +235,8 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor], model: SpanMode
         states=states,
         seen=header["seen"],
         phase=header["phase"],
-        token_ids=[tensors["token_ids"].cpu()],
-        origin=tensors["origin"].cpu() if "origin" in tensors else None,
+        token_ids=[token_ids],
+        origin=origin,
         peak_bytes=header["peak_bytes"],
     )
 
@@ -150,5 +248,6 @@ def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     return {"value": value}
 
 
-def _unpack(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    return tensors[value["tensor"]] if "tensor" in value else value["value"]
+def dtype_name(dtype: torch.dtype) -> str:
+    """ "float32" and the like."""
+    return str(dtype).removeprefix("torch.")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import longspan
-from longspan.engine import save
+from longspan.engine import span_file
 from longspan.errors import SpecError, UserInputError
 from longspan.methods.attention.found_in_the_middle import FoundInTheMiddle
 from longspan.methods.cache.snapkv import SnapKV
@@ -142,11 +143,11 @@ def test_a_context_that_cannot_be_saved_leaves_nothing(
     with pytest.raises(UserInputError, match="is a folder; give a file"):
         context.save(tmp_path)
 
-    def full(tensors: object, path: Path, header: object) -> None:
-        path.write_bytes(b"half")
-        raise SafetensorError("I/O error: No space left on device")
+    def full(stream: BinaryIO, header: object, tensors: object) -> None:
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(save, "save_file", full)
+    monkeypatch.setattr(span_file, "_write", full)
     with pytest.raises(
         UserInputError, match=r"cannot save the context in .*No space left.*; free some space"
     ):
@@ -162,18 +163,25 @@ def test_a_context_that_cannot_be_saved_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "damage", [{"slabs": None}, {"slabs": 5}, {"read_seconds": 5}, {"chunk_tokens": None}]
+    "damage", [{"slabs": None}, {"slabs": 5}, {"read_seconds": 5}, {"chunk_tokens": None}, {"seen": 4}]
 )
 def test_a_damaged_header_of_a_context(tmp_path: Path, damage: dict[str, Any]) -> None:
     model = longspan.load(random_model(), tokenizer=word_tokenizer())
     model.read("w5 w6 w7").save(tmp_path / "book.span")
     with safe_open(tmp_path / "book.span", "pt") as file:
-        header = json.loads(file.metadata()["longspan"]) | damage
-    kept = {key: value for key, value in header.items() if value is not None}
-    save_file(load_file(tmp_path / "book.span"), tmp_path / "bad.span", {"longspan": json.dumps(kept)})
-    with pytest.raises(UserInputError, match="is a damaged context"):
+        known = file.metadata()
+    header = json.loads(known["longspan"]) | damage
+    changed = json.dumps({key: value for key, value in header.items() if value is not None})
+    tensors = load_file(tmp_path / "book.span")
+    save_file(tensors, tmp_path / "bad.span", known | {"longspan": changed})
+    with pytest.raises(UserInputError, match="is a damaged context .its header was altered"):
         longspan.open_context(tmp_path / "bad.span", model)
-    save_file(load_file(tmp_path / "book.span"), tmp_path / "bad.span", {"longspan": "{"})
+    if damage != {"seen": 4}:  # what another program wrote wrong, its checksum right
+        right = {"longspan": changed, "longspan_crc32": f"{zlib.crc32(changed.encode()):08x}"}
+        save_file(tensors, tmp_path / "bad.span", right)
+        with pytest.raises(UserInputError, match="is a damaged context .*does not fit"):
+            longspan.open_context(tmp_path / "bad.span", model)
+    save_file(tensors, tmp_path / "bad.span", {"longspan": "{"})
     with pytest.raises(UserInputError, match="is not a saved context"):
         longspan.open_context(tmp_path / "bad.span", model)
 

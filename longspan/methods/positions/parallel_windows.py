@@ -138,8 +138,10 @@ class ParallelWindows(Positions, Selection, Reading):
         return reader.prefill(run, [])
 
     def extend(self, reader: Reader, run: Any, ids: Iterable[Tensor]) -> Any:
-        """Read on as a question would be read."""
-        branch = super().extend(reader, run, ids)
+        """Read on as a question would be read: behind all windows, and looking at all of them."""
+        branch = reader.fork(run)
+        for chunk in ids:
+            reader.advance(branch, chunk)
         first, added = int(run.origin[-1]) + 1, len(branch.ids) - len(run.origin)
         branch.origin = torch.cat([run.origin, torch.arange(first, first + added)])
         return branch
