@@ -258,7 +258,7 @@ class Codec(Method):
     def decode(
         self, layer: LayerInfo, tokens: Mapping[str, Tensor], shared: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, k, n, D]` of what was coded, in the dtype of the model."""
+        """Keys and values `[B, k, n, D]` of what was coded; the engine brings them to the dtype of the model."""
         raise NotImplementedError
 
 

@@ -14,7 +14,7 @@ from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import Slab
 from longspan.engine.visits import combine_visits
 from longspan.errors import UserInputError
-from longspan.ops.attend import Problem, attend
+from longspan.ops.attend import Problem, attend, quantised_past
 from longspan.roles import Step
 from longspan.visit import Dense, Ranges, Visit
 
@@ -155,19 +155,34 @@ def _attend_slab(run: Run, index: int, number: int, queries: Tensor, new: NewTok
             rotated=rotary is None,
         )
 
+    visit, bias = _visit(run, plan, slab, step), _bias(run, plan, step)
+    past = None
+    if slab.coded is not None:
+        past = quantised_past(
+            slab.coded.tokens,
+            queries,
+            slab.raw,
+            visit=visit,
+            rotary=rotary,
+            bias=bias,
+            filled=slab.filled,
+            looked_at=bool(run.tracers),
+        )
+    keys, values = (slab.keys, slab.values) if past is None else slab.raw
     problem = Problem(
         queries=queries,
-        keys=slab.keys,
-        values=slab.values,
+        keys=keys,
+        values=values,
         query_positions=new.positions,
         key_positions=slab.positions,
         num_new=new.num_tokens,
         scale=new.scale,
-        visit=_visit(run, plan, slab, step),
+        visit=visit,
         rotary=rotary,
-        bias=_bias(run, plan, step),
+        bias=bias,
         contiguous_from=slab.contiguous_from,
         filled=slab.filled,
+        quantised=past,
     )
     out = attend(problem)
     if plan.storage is not None:

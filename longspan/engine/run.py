@@ -168,7 +168,11 @@ class Run:
     def recall(self) -> bool:
         """Before a question of a fork: whether there is something to bring back for it from a lower tier. Each layer then does so
         when it gets there, and forgets again right after."""
-        self.recalling = any(slab.archive is not None for layer in self.layers for slab in layer.slabs)
+        tiered = any(layer.storage is not None and layer.storage.lower_tier() for layer in self.plan.layers)
+        # Layers of other plans are not looked at: they may still be on their way from a file.
+        self.recalling = tiered and any(
+            slab.archive is not None for layer in self.layers for slab in layer.slabs
+        )
         if self.recalling:
             self.phase = "prefill"
         return self.recalling
@@ -186,9 +190,10 @@ class Run:
         later = plan.storage is not None and plan.storage.together() == "model" and event != "token"
         if plan.storage is not None and not later:
             self._compact(plan.storage, [index], event)
-        waits = plan.storage is not None and (later or event == "chunk")
-        if plan.codec is not None and plan.codec.together() != "model" and not waits:
-            self._code(plan.codec, [index], event)
+        if plan.codec is not None:
+            later |= plan.codec.together() == "model" and event != "token"
+            if not later and not (plan.storage is not None and event == "chunk"):
+                self._code(plan.codec, [index], event)
 
     def settle_model(self, event: Event) -> None:
         """The same for the methods that decide over all layers at once."""
@@ -196,7 +201,8 @@ class Run:
             assert isinstance(storage, Storage)
             self._compact(storage, layers, event)
         for index, plan in enumerate(self.plan.layers):
-            if plan.storage is not None and plan.storage.together() == "model" and plan.codec is not None:
+            waited = plan.storage is not None and plan.storage.together() == "model"
+            if waited and plan.codec is not None and plan.codec.together() != "model":
                 self._code(plan.codec, [index], event)
         for codec, layers in self.plan.sharing("codec"):
             assert isinstance(codec, Codec)
@@ -239,6 +245,7 @@ class Run:
             for slab, coded in zip(slabs, codec.code(held, event=event), strict=True):
                 if coded is not None:
                     slab.code(coded)
+                    self.reserve_tokens = 0  # no room for a whole text as it comes
 
     def slide(self, index: int, num_guesses: int) -> None:
         """Free what a sliding-window layer can no longer see, not at every token, were the last guesses cropped."""

@@ -75,9 +75,11 @@ class Slab:
     def _whole(self) -> tuple[Tensor, Tensor]:
         if self._decoded is None:
             assert self.coded is not None and self.decoder is not None
-            decoded = self.decoder(self.coded.tokens, self.coded.shared)
-            self._decoded = tuple(torch.cat(pair, dim=2) for pair in zip(decoded, self.raw, strict=True))  # type: ignore[assignment]
-        assert self._decoded is not None
+            made = self.decoder(self.coded.tokens, self.coded.shared)
+            keys, values = (
+                torch.cat((old.to(x.dtype), x), dim=2) for old, x in zip(made, self.raw, strict=True)
+            )
+            self._decoded = keys, values
         return self._decoded
 
     def rest(self) -> None:
@@ -131,7 +133,7 @@ class Slab:
             grown = max(
                 total + spare_tokens(total),
                 reserve_tokens,
-                self.capacity + self.capacity // 2 if new > 1 else 0,
+                self.capacity + self._keys.shape[2] // 2 if new > 1 else 0,
             )
             self._reallocate(grown)
         assert self._keys is not None and self._values is not None and self._positions is not None
@@ -263,7 +265,9 @@ class Slab:
         if num_tokens > self.raw_tokens:
             assert self.coded is not None, f"{num_tokens} of {self.num_tokens} tokens cropped"
             keys, values = self._whole()
-            self._keys, self._values, self.coded, self._owns_room = keys, values, None, True
+            positions = self.positions.clone()
+            self._keys, self._values, self._positions = keys, values, positions
+            self.coded, self._owns_room = None, True
         self.num_tokens = max(0, self.num_tokens - num_tokens)
         self.rest()
 

@@ -9,6 +9,16 @@ from longspan.ops.attend.fast import attend
 from longspan.ops.attend.last import last_attention
 from longspan.ops.attend.naive import naive_attend, naive_mask
 from longspan.ops.attend.problem import Problem, Rotary
+from longspan.ops.attend.quantised import quantised_past
 from longspan.ops.rotary_attention.naive import naive_logits
 
-__all__ = ["Problem", "Rotary", "attend", "last_attention", "naive_attend", "naive_logits", "naive_mask"]
+__all__ = [
+    "Problem",
+    "Rotary",
+    "attend",
+    "last_attention",
+    "naive_attend",
+    "naive_logits",
+    "naive_mask",
+    "quantised_past",
+]

@@ -47,7 +47,7 @@ def naive_mask(problem: Problem, visit: Visit | None = None) -> Tensor:
 
 def naive_attend(problem: Problem) -> Tensor:
     """Attention output `[B, H, T, D]` in the dtype of the queries; rows that visit nothing are zero."""
-    p = problem
+    p = problem.decoded()
     if isinstance(p.visit, PerHead):
         out = torch.empty_like(p.queries)
         for heads, part in p.visit.parts:

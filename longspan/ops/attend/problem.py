@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
+from longspan.ops.quantised_decode import QuantisedKV, dequantise
 from longspan.ops.rotary import Rotary
 from longspan.visit import Dense, Visit
 
@@ -30,6 +32,8 @@ class Problem:
             (lets the fast path slice by arithmetic); None otherwise.
         filled: every place of the store holds a key, so that the order of places alone says what is causal; follows
             from `contiguous_from`.
+        quantised: the first of the stored keys and values where they are attended to as they are held; `keys` and `values`
+            are then those behind them. Only from `quantised_past`.
     """
 
     queries: Tensor
@@ -44,6 +48,18 @@ class Problem:
     bias: Tensor | None = None
     contiguous_from: int | None = None
     filled: bool = False
+    quantised: QuantisedKV | None = None
+
+    def decoded(self) -> Problem:
+        """The same problem over keys and values of one form."""
+        if self.quantised is None:
+            return self
+        behind = (self.keys, self.values)
+        keys, values = (
+            torch.cat((made.to(x.dtype), x), dim=2)
+            for made, x in zip(dequantise(self.quantised), behind, strict=True)
+        )
+        return replace(self, keys=keys, values=values, quantised=None)
 
     @property
     def all_real(self) -> bool:
@@ -52,7 +68,7 @@ class Problem:
 
     @property
     def num_tokens(self) -> int:
-        return self.keys.shape[2]
+        return self.keys.shape[2] + (0 if self.quantised is None else self.quantised.num_tokens)
 
     @property
     def num_groups(self) -> int:

@@ -22,7 +22,7 @@ from longspan.ops.quantised_decode.store import (
     word_shape,
 )
 
-__all__ = ["QuantisedKV", "append", "dequantise", "quantise", "quantised_decode"]
+__all__ = ["QuantisedKV", "append", "dequantise", "kernel_reason", "quantise", "quantised_decode"]
 
 
 def quantise(
@@ -95,8 +95,8 @@ def quantised_decode(
         ValueError: shapes, dtypes or devices do not fit; nothing was launched.
     """
     check_decode(q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, lengths)
-    reason = triton_reason(q_BHTD, recent_keys_BKWD, recent_values_BKWD, forced=backend == "triton")
-    chosen = choose("quantised_decode", {"triton": reason or _layout_reason(store), "naive": None}, backend)
+    reason = kernel_reason(q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, forced=backend == "triton")
+    chosen = choose("quantised_decode", {"triton": reason, "naive": None}, backend)
     if chosen == "triton":
         from longspan.ops.quantised_decode.triton import triton_quantised_decode
 
@@ -108,8 +108,12 @@ def quantised_decode(
     )
 
 
-def _layout_reason(store: QuantisedKV) -> str | None:
-    """Why the kernel cannot read this store: it takes lines of tokens, and words of channels, 16 at a time."""
+def kernel_reason(q_BHTD: Tensor, store: QuantisedKV, *recent: Tensor, forced: bool = False) -> str | None:
+    """Why the kernel cannot serve these, None when it can; `forced` as in `triton_reason`. Of a store it takes lines of tokens,
+    and words of channels, 16 at a time."""
+    reason = triton_reason(q_BHTD, *recent, forced=forced)
+    if reason is not None:
+        return reason
     for bits in (store.key_bits, store.value_bits):
         tokens, channels = word_shape(bits, store.head_dim)
         if store.head_dim // channels < SMALLEST_WORDS or store.group_tokens // tokens < SMALLEST_WORDS:
