@@ -53,6 +53,11 @@ class Eviction(Storage):
         if not 0 <= self.floor <= 1:
             raise ValueError(f"got floor={self.floor:g}; allowed is 0 to 1, a share of an even budget")
         if self.when == "chunk" and self.together() == "model":
+            if self.layer_weights(2, 1.0) is not None:
+                raise ValueError(
+                    "got when=chunk with a budget that differs from layer to layer, which is decided once a text is read; use "
+                    "when=read or when=always"
+                )
             why = f"keep={self.keep}" if isinstance(self.keep, str) else f"spread={self.spread}"
             raise ValueError(
                 f"got when=chunk with {why}, which decides over all layers once a text is read; use when=read, or a budget in "
@@ -75,6 +80,10 @@ class Eviction(Storage):
         """First and latest tokens that stay whatever they score."""
         return 0, 0
 
+    def latest_share(self) -> float:
+        """Share of a head's budget that its latest tokens take, where that is more than `always_kept` says."""
+        return 0.0
+
     def what_stays(self) -> str:
         """How to call these in a sentence."""
         return "at both ends"
@@ -83,8 +92,9 @@ class Eviction(Storage):
         """What the state holds for each stored token, `[B, k or 1, S, ...]`; it follows them when they move."""
         return ()
 
-    def layer_weights(self, num_layers: int) -> Sequence[float] | None:
-        """Shares of the layers, in their order, that sum to `num_layers`; None for 1 each."""
+    def layer_weights(self, num_layers: int, most: float) -> Sequence[float] | None:
+        """Shares of the layers, in their order, that sum to `num_layers`, of what they keep beyond the tokens that always stay;
+        a layer with a share of `most`, 1 or more, keeps its whole text. None for 1 each."""
         return None
 
     # what it shares with others
@@ -94,7 +104,7 @@ class Eviction(Storage):
         return (heads,) if self.spread == "uniform" else tuple((head,) for head in heads)
 
     def together(self) -> Together:
-        if self.spread == "all" or isinstance(self.keep, str) or self.layer_weights(2) is not None:
+        if self.spread == "all" or isinstance(self.keep, str) or self.layer_weights(2, 1.0) is not None:
             return "model"
         return "layer" if self.spread == "heads" else "slab"
 
@@ -113,23 +123,45 @@ class Eviction(Storage):
         full = all(bool((b >= _counts(h)).all()) for h, b in zip(held, budgets, strict=True))
         places = [None] * len(held) if full else self._choose(held, budgets)
         for h, kept, budget in zip(held, places, budgets, strict=True):
-            h.state["target"] = int(budget.max()) if kept is None else kept.shape[-1]
+            target = budget if kept is None else (kept >= 0).sum(-1).amax(-1)
+            h.state["target"] = target if len(target) > 1 else int(target)
         return self._follow(held, places)
 
     def _budgets(self, held: Sequence[Held]) -> list[Tensor]:
         """Tokens that each head of a slab may keep, before heads share: int64 `[B]` a slab."""
-        seen = [h.store.positions.amax(dim=(1, 2)) + 1 for h in held]
+        seen = [self._seen(h) for h in held]
         if isinstance(self.keep, str):
             even = [torch.full_like(s, self._tokens_in_bytes(held)) for s in seen]
         else:
             even = [torch.tensor([resolve_keep(self.keep, int(n)) for n in s], device=s.device) for s in seen]
         if isinstance(self.keep, float | int) and self.keep > 1:
             even = [torch.full_like(s, int(self.keep)) for s in seen]
-        layers = sorted({h.layer.index for h in held})
-        weights = self.layer_weights(len(layers))
-        if weights is None:
+        if self.layer_weights(2, 1.0) is None:
             return even
-        return [_share(b, weights, layers.index(h.layer.index)) for h, b in zip(held, even, strict=True)]
+        layers = sorted({h.layer.index for h in held})
+        return [
+            self._of_layer(b, s, layers.index(h.layer.index), len(layers))
+            for h, b, s in zip(held, even, seen, strict=True)
+        ]
+
+    def _seen(self, held: Held) -> Tensor:
+        """Tokens that have come, `[B]`: remembered where the latest may be dropped at the end of a chunk that also ends a text."""
+        seen = held.store.positions.amax(dim=(1, 2)) + 1
+        if self.when != "read":
+            seen = held.state["seen"] = torch.maximum(seen, held.state.get("seen", seen))
+        return seen
+
+    def _of_layer(self, budget: Tensor, seen: Tensor, place: int, num_layers: int) -> Tensor:
+        """A layer's part of budgets `[B]` a layer for texts of `seen` `[B]` tokens: whole, so that the parts sum to the whole."""
+        parts = []
+        for tokens, length in zip(budget.tolist(), seen.tolist(), strict=True):
+            stays = min(tokens, sum(self.always_kept()))
+            shared = tokens - stays
+            weights = self.layer_weights(num_layers, max(1.0, (length - stays) / max(shared, 1)))
+            assert weights is not None
+            before, after = sum(weights[:place]), sum(weights[: place + 1])
+            parts.append(stays + round(shared * after) - round(shared * before))
+        return torch.tensor(parts, device=budget.device)
 
     def _tokens_in_bytes(self, held: Sequence[Held]) -> int:
         """Tokens a kv head that a budget in bytes pays for, an int64 position for each included."""
@@ -150,7 +182,7 @@ class Eviction(Storage):
         return tokens
 
     def _choose(self, held: Sequence[Held], budgets: Sequence[Tensor]) -> list[Tensor]:
-        scores = [self._ranked(h) for h in held]
+        scores = [self._ranked(h, b) for h, b in zip(held, budgets, strict=True)]
         for h, budget in zip(held, budgets, strict=True):
             self._check_room(h, budget)
         if self.spread == "uniform":
@@ -165,14 +197,14 @@ class Eviction(Storage):
                 places[number] = places_of(mask)
         return places
 
-    def _ranked(self, held: Held) -> Tensor:
-        """Scores `[B, k, S]`, float32: infinite for what always stays, -infinite for padding."""
+    def _ranked(self, held: Held, budget: Tensor) -> Tensor:
+        """Scores `[B, k or 1, S]`, float32: infinite for what always stays, -infinite for padding."""
         store = held.store
-        scores = self.score(held.layer, store, held.state).float()
-        scores = scores.expand(len(scores), len(store.heads), -1).nan_to_num(0.0, posinf=3e38, neginf=-3e38)
+        scores = self.score(held.layer, store, held.state).float().nan_to_num(0.0, posinf=3e38, neginf=-3e38)
         first, latest = self.always_kept()
         positions = store.positions
-        stays = (positions < first) | (positions > positions.amax(dim=-1, keepdim=True) - latest)
+        recent = (budget.double() * self.latest_share()).long().clamp(min=latest)[:, None, None]
+        stays = (positions < first) | (positions > positions.amax(dim=-1, keepdim=True) - recent)
         return scores.masked_fill(stays, torch.inf).masked_fill(positions < 0, -torch.inf)
 
     def _check_room(self, held: Held, budget: Tensor) -> None:
@@ -187,12 +219,16 @@ class Eviction(Storage):
 
     def _hold(self, held: Held) -> Tensor | None:
         """While generating: back to what was kept of the text, once a few tokens have come on top."""
-        target = held.state.get("target", held.store.num_tokens)
-        held.state.setdefault("target", target)
-        if held.store.num_tokens <= target + SLACK_TOKENS:
+        target, positions = held.state.setdefault("target", held.store.num_tokens), held.store.positions
+        if len(positions) == 1 and held.store.num_tokens <= int(target) + SLACK_TOKENS:
             return None
-        budget = torch.full((len(held.store.positions),), target, device=held.store.positions.device)
-        return self._follow([held], [_best(self._ranked(held), budget)])[0]
+        counts = _counts(held)
+        budget = torch.as_tensor(target, device=positions.device).expand_as(counts)
+        due = counts > budget + SLACK_TOKENS  # row by row, as if each were alone
+        if not bool(due.any()):
+            return None
+        budget = torch.where(due, budget, counts)
+        return self._follow([held], [_best(self._ranked(held, budget), budget)])[0]
 
     def _follow(self, held: Sequence[Held], places: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Move what the state holds by token to where the tokens go."""
@@ -278,10 +314,11 @@ class WindowVotes(Eviction):
         return votes.view(len(votes), len(store.heads), -1, store.num_tokens).mean(2)
 
 
-def attention_received(store: ScoredKeyView, queries: Tensor, query_positions: Tensor) -> Tensor:
+def attention_received(store: ScoredKeyView | Step, queries: Tensor, query_positions: Tensor) -> Tensor:
     """Causal attention `[B, h, S]`, float32, that every stored key gets from queries `[B, h, W, D]` at positions `[B, W]`, summed
-    over them; scored in slices."""
-    positions, num_tokens = store.positions, store.num_tokens
+    over them; scored in slices. Of a step's queries, give the step for its store."""
+    view = store.store if isinstance(store, Step) else store
+    positions, num_tokens = view.positions, view.num_tokens
     votes = queries.new_zeros((*queries.shape[:2], num_tokens), dtype=torch.float32)
     step = max(1, LOGITS_AT_ONCE // (votes.numel() or 1))
     groups = queries.shape[1] // positions.shape[1]
@@ -295,11 +332,12 @@ def attention_received(store: ScoredKeyView, queries: Tensor, query_positions: T
 
 
 def places_of(mask: Tensor) -> Tensor:
-    """Places where `mask` `[B, k, S]` is true: int64 `[B, k, n]`, ascending, with -1 behind those of rows that have fewer."""
+    """Places where `mask` `[B, k, S]` is true: int64 `[B, k, n]`, ascending, with -1 before those of rows that have fewer, so that
+    the latest stay side by side."""
     num_tokens = mask.shape[-1]
     places = torch.arange(num_tokens, device=mask.device).expand_as(mask)
-    ordered = torch.where(mask, places, num_tokens).sort(dim=-1).values[..., : int(mask.sum(dim=-1).max())]
-    return torch.where(ordered < num_tokens, ordered, -1)
+    ordered = torch.where(mask, places, -1).sort(dim=-1).values
+    return ordered[..., num_tokens - int(mask.sum(dim=-1).max()) :]
 
 
 def _counts(held: Held) -> Tensor:
@@ -332,12 +370,6 @@ def _best_of_all(scores: Sequence[Tensor], budgets: Sequence[Tensor], floor: flo
     chosen = (order < total[:, None]) & (flat > -torch.inf)
     pieces = chosen.split([x[0].numel() for x in owned], dim=1)
     return [piece.view_as(s) for piece, s in zip(pieces, scores, strict=True)]
-
-
-def _share(budget: Tensor, weights: Sequence[float], place: int) -> Tensor:
-    """A layer's part of budgets `[B]` a layer, whole, so that the parts sum to the whole."""
-    before, after = sum(weights[:place]), sum(weights[: place + 1])
-    return (budget.double() * after).round().long() - (budget.double() * before).round().long()
 
 
 def _tail(x: Tensor, length: int, dim: int) -> Tensor:
