@@ -220,14 +220,20 @@ def _layer_plan(layer: LayerInfo, methods: Sequence[ScopedMethod]) -> LayerPlan:
             f"{name} turns the first {rope.start_tokens} positions apart, which keys kept before "
             "rotation cannot tell once they are renumbered; use start_tokens=0, or another selection"
         )
+    coding = codec is not None and codec.needs_pre_rotary()
+    if rope is not None and rope.start_inv_freq is not None and coding:
+        coder = next(s.name for s in methods if s.method is codec)
+        raise ValueError(
+            f"{coder} codes keys before rotation, which then cannot tell the first {rope.start_tokens} positions that {name} turns "
+            f"apart; keep one of them, or set start_tokens=0 in {name}"
+        )
     return LayerPlan(
         info=replace(layer, rope=rope),
         positions=positions,
         new_rope=new_rope,
         growing=growing,
         bands=bands,
-        pre_rotary=rope is not None
-        and (growing or bool(bands) or compacting or (codec is not None and codec.needs_pre_rotary())),
+        pre_rotary=rope is not None and (growing or bool(bands) or compacting or coding),
         selections=selections,
         storage=storage,
         codec=codec,
