@@ -87,7 +87,8 @@ def test_a_refusal_is_one_sentence_that_helps(checker: PairChecker) -> None:
             assert bool(torch.isfinite(_asked(checker.model.with_methods(apart), checker)[1]).all())
             advised["layers"] += 1
         if found := re.search(r"or set (\w+)=(\w+) in (\w+)$", said):
-            changed = re.sub(rf"\b{found[3]}\(", f"{found[3]}({found[1]}={found[2]}, ", spec)
+            without = re.sub(rf"(\b{found[3]}\([^)]*?),? ?\b{found[1]}=[^,)]*", r"\1", spec)
+            changed = re.sub(rf"\b{found[3]}\(", f"{found[3]}({found[1]}={found[2]}, ", without)
             assert f"{found[1]}={found[2]}" in checker.model.with_methods(changed).spec
             advised["setting"] += 1
     assert all(advised.values()), advised

@@ -58,6 +58,7 @@ CARD = {
     },
     "tolerances": {
         "chunked_reading": "keys are evicted after each chunk, so what is kept hangs on the chunks; with when=read it does not",
+        "keys_before_rotation": "keys that are held before rotation are compared so, and others are the odd ones",
     },
     "example": "keydiff(keep=0.5)",
     "identity": "keydiff(keep=1024)",
