@@ -228,11 +228,16 @@ class Context:
         assert logits is not None
         return branch, logits, tracer
 
-    def save(self, path: str | Path) -> None:
-        """Write the context to a `.span` file (safetensors), whole or not at all; `longspan.open_context` reads it back."""
+    def save(self, path: str | Path, *, level: int | None = None) -> None:
+        """Write the context to a `.span` file (safetensors), whole or not at all; `longspan.open_context` reads it back.
+
+        Args:
+            level: None keeps every bit; 0 (finest) to 4 (smallest) code keys and values as CacheGen does, at 2 to 6 times
+                fewer bytes than 8-bit storage, and lose a little (docs/storage.md).
+        """
         from longspan.engine.save import save_context
 
-        save_context(self, path)
+        save_context(self, path, level=level)
 
 
 def _stop_ids(model: SpanModel) -> frozenset[int]:

@@ -22,6 +22,7 @@ from longspan.engine.lazy import LayerLoader
 from longspan.engine.prefix import can_be_cropped
 from longspan.engine.run import Run
 from longspan.engine.span_file import SpanFile, put_in_place, written_beside
+from longspan.engine.squeeze import check_level, squeeze, unsqueeze
 from longspan.engine.store import LayerStore, Slab
 from longspan.errors import UserInputError
 
@@ -33,18 +34,20 @@ if TYPE_CHECKING:
 _TOKENIZERS: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
-def save_context(context: Context, path: str | Path) -> None:
-    """Write a context; the file appears whole or not at all.
+def save_context(context: Context, path: str | Path, *, level: int | None = None) -> None:
+    """Write a context, exactly or at a level of CacheGen's codec; the file appears whole or not at all.
 
     Raises:
-        UserInputError: no such folder, a folder stands in its place, or the disk does not take it.
+        UserInputError: no such folder, a folder stands in its place, no such level, or the disk does not take it.
     """
     target = Path(path)
     if target.is_dir():
         raise UserInputError(f"{target} is a folder; give a file to save in, such as {target / 'book.span'}")
     if not target.parent.is_dir():
         raise UserInputError(f"there is no folder {target.parent} to save {target.name} in; make it first")
-    with saved_beside(target, *pack_context(context)) as partial:
+    if level is not None:
+        check_level(level)
+    with saved_beside(target, *pack_context(context, level)) as partial:
         put_in_place(partial, target)
 
 
@@ -77,8 +80,8 @@ def saved_beside(target: Path, header: Mapping[str, Any], tensors: Mapping[str, 
         ) from error
 
 
-def pack_context(context: Context) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A context as a header for JSON, and tensors by name."""
+def pack_context(context: Context, level: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A context as a header for JSON, and tensors by name; see `save_context`."""
     run, model = context.run, context.model
     tensors: dict[str, Tensor] = {"token_ids": run.ids}
     if run.origin is not None:
@@ -88,6 +91,8 @@ def pack_context(context: Context) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for i, layer in enumerate(run.layers):
         for j, slab in enumerate(layer.slabs):
             facts, parts = slab.pack()
+            if level is not None:
+                facts, parts = squeeze(facts, parts, level=level, layer=i, num_layers=len(run.layers))
             names = {}
             for name, part in parts.items():
                 place = part.data_ptr(), part.shape, part.stride(), part.dtype
@@ -199,7 +204,7 @@ def _rebuild(file: SpanFile, model: SpanModel, *, lazy: bool) -> Run:
 
     def unpack(entry: dict[str, Any], *, copy: bool) -> Slab:
         parts = {name: tensor(place, copy=copy) for name, place in entry["tensors"].items()}
-        slab = Slab.unpack(entry["facts"], parts)
+        slab = Slab.unpack(*unsqueeze(entry["facts"], parts, model.info.dtype))
         mapped = {parts[name].data_ptr() for name, place in entry["tensors"].items() if uses[place] == 1}
         if copy or device.type != "cpu" or not mapped & {x.data_ptr() for x in slab.tensors}:
             return slab

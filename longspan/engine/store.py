@@ -173,7 +173,9 @@ class Slab:
         if not self.num_tokens:
             return facts, {}
         keys, values = self.raw
-        tensors = {"keys": keys, "values": values, "positions": self.positions}
+        tensors = {"keys": keys, "values": values}
+        if self.contiguous_from is None or not self.filled:
+            tensors["positions"] = self.positions.int()
         if self.coded is not None:
             facts["coded"] = self.coded.num_tokens
             for kind, parts in (("coded", self.coded.tokens), ("shared", self.coded.shared)):
@@ -196,7 +198,12 @@ class Slab:
         slab = cls(tuple(facts["heads"]), decoder)
         if not facts["tokens"]:
             return slab
-        keys, values, positions = (tensors[name] for name in ("keys", "values", "positions"))
+        keys, values, tokens = tensors["keys"], tensors["values"], facts["tokens"]
+        if "positions" in tensors:
+            positions = tensors["positions"].long()
+        else:
+            positions = torch.arange(facts["from"], facts["from"] + tokens, device=keys.device)
+            positions = positions.expand(len(keys), 1, -1)
         coded_tokens = facts.get("coded", 0)
         raw = facts["tokens"] - coded_tokens
         if keys.shape[1:3] != (len(slab.heads), raw) or positions.shape[2] != facts["tokens"]:
