@@ -304,6 +304,11 @@ class Reader(Protocol):
         read. Each row is blind to the others; what follows is appended to all of them."""
         ...
 
+    def put(self, run: Any, keys: Sequence[Tensor], values: Sequence[Tensor], positions: Tensor) -> None:
+        """Append slots that stand for no token of their own: for each layer keys before rotation and values `[K, n, D]`, at
+        `positions` int64 `[n]`. What is read next comes behind the last of them; `prefill(run, [])` marks the run as read."""
+        ...
+
     def advance(self, run: Any, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
         """Append tokens `[T]` as a question would be; logits `[1, V]` of the last token, None when stopped early."""
         ...

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel
 
 from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
-from longspan.engine.seam import SpanCache
+from longspan.engine.seam import SpanCache, cos_and_sin
 from longspan.engine.store import spare_tokens
+from longspan.errors import UserInputError
 from longspan.model_info import ModelInfo
 from longspan.ops.backend import watch_backends
-from longspan.roles import Held, Method, Steering, Step
+from longspan.ops.rotary import rotate
+from longspan.roles import Held, Method, Steering, Step, Storage
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 
@@ -116,6 +118,35 @@ class ModelReader:
         run.token_ids = [rows.flatten().cpu()]
         run.finish_reading()
         return run
+
+    @torch.no_grad()
+    def put(self, run: Run, keys: Sequence[Tensor], values: Sequence[Tensor], positions: Tensor) -> None:
+        """Append slots that stand for no token of their own; see `Reader`.
+
+        Raises:
+            UserInputError: the plan has a storage method, which has seen nothing of these slots.
+        """
+        for scoped in self.plan.methods:
+            if isinstance(scoped.method, Storage):
+                raise UserInputError(
+                    f"{scoped.name} chooses among tokens that it saw being read, and {self.plan.reading_name} puts keys and "
+                    "values in their place; leave one of them out"
+                )
+        at = positions.to(self.info.device)
+        first, last = int(at[0]), int(at[-1])
+        contiguous = bool((at == torch.arange(first, first + len(at), device=at.device)).all())
+        for plan, store, k, v in zip(self.plan.layers, run.layers, keys, values, strict=True):
+            k, v = k.to(self.info.device), v.to(self.info.device)
+            if plan.info.rope is not None and not plan.pre_rotary:
+                k = rotate(k, *cos_and_sin(plan.info.rope, at, k.dtype))
+            for slab in store.slabs:
+                own_k, own_v = (x[list(slab.heads)][None].to(self.info.dtype) for x in (k, v))
+                slab.append(own_k, own_v, at[None], first=first if contiguous else None)
+        # Behind the vocabulary, so that no answer counts as copied from here.
+        no_token = self.model.get_input_embeddings().num_embeddings
+        run.token_ids.append(torch.full((max(0, last + 1 - run.seen),), no_token))
+        run.seen = max(run.seen, last + 1)
+        run.peak_bytes = max(run.peak_bytes, run.kv_bytes)
 
     def advance(self, run: Run, ids: Tensor, *, stop_after_layer: int | None = None) -> Tensor | None:
         """Append tokens `[T]`, to every row of the run; logits `[1, V]` of the last, or None when stopped early. The first of them
