@@ -71,8 +71,13 @@ def reach_specs(card: Card, lengths: Iterable[int]) -> dict[int, str]:
 
 @cache
 def _baselines() -> frozenset[str]:
+    """What methods that reach beyond the window compare themselves with."""
     claims = [card.claim for card in all_cards().values() if card.claim]
-    return frozenset(canonical(claim["against"]) for claim in claims)
+    return frozenset(
+        canonical(claim["against"])
+        for claim in claims
+        if claim["length_tokens"] > LENGTHS[-1] or claim.get("reach")
+    )
 
 
 def plan_ruler(methods: Iterable[str] | None, samples: int, seed: int, tokenizer: Any) -> list[Job]:
