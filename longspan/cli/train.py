@@ -1,4 +1,4 @@
-"""`longspan train`: make the reference model anew, measure one, and extend a model's window."""
+"""`longspan train`: make the reference model anew, measure one, extend a model's window, and train a document's cartridge."""
 
 import os
 import time
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from longspan.cli._output import check_writable, write_json
+from longspan.cli._train_cartridge import cartridge
 from longspan.cli._train_diffusion import diffusion
 from longspan.cli._train_extend import extend, schemes
 from longspan.errors import UserInputError
@@ -17,7 +18,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def _train() -> None:
-    """Train models: the bundled reference model's recipe, and longer windows for any model.
+    """Train models: the bundled reference model's recipe, longer windows for any model, and cartridges of documents.
 
     Example: longspan train reference --text books/ --out run/ --seconds 540
     """
@@ -25,6 +26,7 @@ def _train() -> None:
 
 app.command()(extend)
 app.command()(diffusion)
+app.command()(cartridge)
 app.command()(schemes)
 
 

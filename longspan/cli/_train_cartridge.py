@@ -1,0 +1,85 @@
+"""`longspan train cartridge`: a small KV cache for one document."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longspan.cli._output import check_writable, loading
+from longspan.cli._train_options import print_record
+
+
+def cartridge(
+    model: Annotated[
+        str,
+        typer.Argument(help="The model that will be asked: a folder, a hub id, or the bundled reference."),
+    ],
+    text: Annotated[Path, typer.Option(help="The document, a text file (UTF-8).")],
+    out: Annotated[Path, typer.Option(help="The cartridge's file; the run stands beside it.")] = Path(
+        "doc.cartridge.safetensors"
+    ),
+    tokens_kept: Annotated[
+        int, typer.Option(min=2, help="Slots of the cartridge; its bytes are those of so many tokens.")
+    ] = 218,
+    steps: Annotated[int, typer.Option(min=1, help="Length of the schedule in steps.")] = 500,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so many seconds and write a checkpoint.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the checkpoint beside --out.")] = False,
+    conversations: Annotated[
+        int, typer.Option(min=1, help="Questions that self-study asks about the document.")
+    ] = 1024,
+    questions: Annotated[
+        str,
+        typer.Option(
+            help="spans: made by rule of its sentences; asked: the model, a chat model, invents them."
+        ),
+    ] = "spans",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Conversations of one step.")] = 16,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-2,
+    seed: Annotated[int, typer.Option(min=0, help="Of questions and their order.")] = 1,
+) -> None:
+    """Train a small KV cache that answers for one document, with the model frozen, in resumable pieces.
+
+    Example: longspan train cartridge reference --text doc.txt --out doc.cartridge.safetensors --tokens-kept 218
+    """
+    started = time.monotonic()
+    with loading():
+        from longspan.errors import UserInputError
+        from longspan.training.cartridges.config import CartridgeConfig
+        from longspan.training.cartridges.train import train_cartridge
+
+    if not text.is_file():
+        raise UserInputError(f"there is no text file {text}; give one document")
+    check_writable(out)
+    try:
+        document = text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserInputError(f"{text} is not UTF-8 text; convert it first") from error
+    config = CartridgeConfig(
+        tokens_kept=tokens_kept,
+        steps=steps,
+        conversations=conversations,
+        questions=questions,  # type: ignore[arg-type]
+        batch_rows=batch_rows,
+        lr=lr,
+        seed=seed,
+    )
+    piece = train_cartridge(
+        model,
+        document,
+        config,
+        out=out,
+        resume=resume,
+        seconds=seconds,
+        started=started,
+        report=print_record,
+    )
+    state = "finished" if piece.finished else "not finished: run again with --resume"
+    typer.echo(f"step {piece.step:,} of {steps:,}, {piece.seconds:.0f} s; {state}")
+    if piece.trained is None:
+        typer.echo("self-study is not over, so there is no cartridge yet")
+        return
+    typer.echo(f"KL from the model that reads it all: {piece.untrained} untrained, {piece.trained} trained")
+    typer.echo(f"read the same text with --methods 'cartridges(file=\"{out}\")'")
