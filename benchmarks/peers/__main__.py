@@ -32,6 +32,9 @@ OURS = {  # where names or settings differ; the other settings are the card's ow
     "snapkv": "snapkv(keep={keep}, window_tokens=32, pool_tokens=7, pooling=mean)",
     "pyramidkv": "pyramidkv(keep={keep}, window_tokens=32, pool_tokens=7, pooling=mean)",
     "adakv": "adakv(keep={keep}, window_tokens=32, pool_tokens=7, pooling=mean)",
+    "tova": "tova(keep={keep}, when=read)",
+    "keydiff": "keydiff(keep={keep}, when=read)",
+    "streaming": "streaming(keep={keep}, when=read)",
 }
 
 
