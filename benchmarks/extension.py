@@ -143,11 +143,13 @@ def train_and_measure(names: Sequence[str], known: dict[str, str], given: argpar
 def collect(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each run and spec: what it cost, and means of its scores by length."""
     from longspan.evaluation.comparison import read_rows
+    from longspan.evaluation.pages import scores_by_cell
     from longspan.evaluation.stretch import last_perplexity
 
     found = []
     for name in names:
         rows = read_rows(given.out / "measured" / name / "results.jsonl")
+        known = scores_by_cell(rows)
         card: dict[str, Any] = {}
         if name != BASE:
             card = json.loads((given.out / name / "model" / "longspan.json").read_text())
@@ -156,12 +158,7 @@ def collect(names: Sequence[str], given: argparse.Namespace) -> list[dict[str, A
             for length in sorted({row["length_tokens"] for row in rows}):
                 cells = {}
                 for task, title in TASKS.items():
-                    held = [
-                        row["score"]
-                        for row in rows
-                        if (row["spec"], row["task"], row["length_tokens"]) == (spec, task, length)
-                        and row["status"] == "done"
-                    ]
+                    held = known.get((spec, task, length))
                     cells[title] = {"mean": round(fmean(held), 4), "samples": len(held)} if held else None
                 value = last_perplexity(rows, spec, length)
                 scores[str(length)] = cells | {"perplexity": None if value is None else round(value, 3)}

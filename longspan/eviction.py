@@ -25,7 +25,7 @@ from torch.nn import functional
 from longspan.budget import bytes_of, check_keep, resolve_keep
 from longspan.roles import Event, Held, LayerInfo, ScoredKeyView, Step, Storage, Together
 
-__all__ = ["Eviction", "WindowVotes", "attention_received", "places_of"]
+__all__ = ["Eviction", "WindowVotes", "attention_received", "places_of", "remember_last"]
 
 SLACK_TOKENS = (
     64  # beyond the budget while generating, so that evictions are rare and guesses can be taken back
@@ -132,10 +132,10 @@ class Eviction(Storage):
         seen = [self._seen(h) for h in held]
         if isinstance(self.keep, str):
             even = [torch.full_like(s, self._tokens_in_bytes(held)) for s in seen]
+        elif self.keep > 1:
+            even = [torch.full_like(s, int(self.keep)) for s in seen]
         else:
             even = [torch.tensor([resolve_keep(self.keep, int(n)) for n in s], device=s.device) for s in seen]
-        if isinstance(self.keep, float | int) and self.keep > 1:
-            even = [torch.full_like(s, int(self.keep)) for s in seen]
         if self.layer_weights(2, 1.0) is None:
             return even
         layers = sorted({h.layer.index for h in held})
@@ -286,12 +286,7 @@ class WindowVotes(Eviction):
         """Remember the queries of the last `window_tokens` tokens, over chunks."""
         if step.phase != "prefill" and self.when != "always":
             return
-        state = step.state
-        for name, new, dim in (("queries", step.queries, 2), ("positions", step.query_positions, 1)):
-            last = _tail(new, self.window_tokens, dim)
-            if name in state and last.shape[dim] < self.window_tokens:
-                last = _tail(torch.cat((state[name], last), dim), self.window_tokens, dim)
-            state[name] = last.detach().clone()  # not a view, which would keep the whole chunk alive
+        remember_last(step, self.window_tokens)
 
     def compact_together(self, held: Sequence[Held], *, event: Event) -> list[Tensor | None]:
         places = super().compact_together(held, event=event)
@@ -329,6 +324,17 @@ def attention_received(store: ScoredKeyView | Step, queries: Tensor, query_posit
         seen = seen if positions.shape[1] == 1 else seen.repeat_interleave(groups, dim=1)
         votes += logits.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0).sum(2)
     return votes
+
+
+def remember_last(step: Step, num_tokens: int) -> None:
+    """Keep the last `num_tokens` queries `[B, h, n, D]` and their positions `[B, n]`, over chunks, as `queries` and `positions` of
+    the state."""
+    for name, new, dim in (("queries", step.queries, 2), ("positions", step.query_positions, 1)):
+        last = new.narrow(dim, max(0, new.shape[dim] - num_tokens), min(num_tokens, new.shape[dim]))
+        if name in step.state and last.shape[dim] < num_tokens:
+            last = torch.cat((step.state[name], last), dim)
+            last = last.narrow(dim, max(0, last.shape[dim] - num_tokens), min(num_tokens, last.shape[dim]))
+        step.state[name] = last.detach().clone()  # not a view, which would keep the whole chunk alive
 
 
 def places_of(mask: Tensor) -> Tensor:
@@ -370,8 +376,3 @@ def _best_of_all(scores: Sequence[Tensor], budgets: Sequence[Tensor], floor: flo
     chosen = (order < total[:, None]) & (flat > -torch.inf)
     pieces = chosen.split([x[0].numel() for x in owned], dim=1)
     return [piece.view_as(s) for piece, s in zip(pieces, scores, strict=True)]
-
-
-def _tail(x: Tensor, length: int, dim: int) -> Tensor:
-    start = max(0, x.shape[dim] - length)
-    return x.narrow(dim, start, x.shape[dim] - start)

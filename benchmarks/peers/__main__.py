@@ -18,7 +18,7 @@ from typing import Any
 
 import longspan
 from longspan._files import write_json_whole, write_whole
-from longspan.engine.context import _stop_ids
+from longspan.engine.context import stop_ids
 from longspan.engine.prompt import Prompt, encode, text_chunks
 from longspan.evaluation.compression import MODES
 from longspan.evaluation.exams import FIRST_SEED, AnswerExam, asked
@@ -71,7 +71,7 @@ def export(given: argparse.Namespace) -> None:
             "id": name,
             "context_ids": [int(token) for chunk in chunks for token in chunk],
             "question_ids": encode(model.tokenizer, question).tolist(),
-            "stop_ids": sorted(_stop_ids(model)),
+            "stop_ids": sorted(stop_ids(model)),
             "max_new_tokens": item.max_new_tokens,
         }
         lines.append(json.dumps(line))

@@ -177,7 +177,7 @@ class Context:
                 "ask a shorter one, or put the long part into the text that is read"
             )
         sampler = Sampler(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens)
-        stops = _stop_ids(self.model)
+        stops = stop_ids(self.model)
         token_ids, usage, found = self._generate(asked, sampler, stops, trace=sources)
         text = tokenizer.decode(token_ids, skip_special_tokens=True).strip()
         return Answer(text=text, sources=found, usage=usage, token_ids=tuple(token_ids))
@@ -240,7 +240,7 @@ class Context:
         save_context(self, path, level=level)
 
 
-def _stop_ids(model: SpanModel) -> frozenset[int]:
+def stop_ids(model: SpanModel) -> frozenset[int]:
     """Ids that end an answer: the tokenizer's eos and those of the generation config."""
     found = {model.tokenizer.eos_token_id}
     configured = getattr(model.hf_model.generation_config, "eos_token_id", None)

@@ -152,7 +152,7 @@ class Run:
             return
         self.peak_bytes = max(self.peak_bytes, self.kv_bytes)
         for index in range(len(self.plan.layers)):
-            self.close_layer(index)
+            self.settle(index, "read")
         self.settle_model("read")
         for layer in self.layers:
             for slab in layer.slabs:
@@ -160,7 +160,7 @@ class Run:
         self.phase = "decode"
 
     def close_layer(self, index: int) -> None:
-        """The text ends here, for one layer."""
+        """The text ends here, for one layer, while its last forward goes on."""
         self.settle(index, "read")
         for slab in self.layers[index].slabs:
             slab.fit()

@@ -28,8 +28,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from longspan.eviction import SLACK_TOKENS, attention_received, places_of
-from longspan.methods.cache._window import remember_last
+from longspan.eviction import SLACK_TOKENS, attention_received, places_of, remember_last
 from longspan.roles import Event, Held, Step, Storage, Together
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from longspan.engine.context import Context, _stop_ids
+from longspan.engine.context import Context, stop_ids
 from longspan.engine.model import SpanModel
 from longspan.engine.prompt import Prompt, encode
 from longspan.evaluation.haystacks import split_sentences
@@ -166,7 +166,7 @@ def asked_question(model: SpanModel, text: str, config: CartridgeConfig, rng: ra
 
 def answer(teacher: Context, asked: Tensor, config: CartridgeConfig) -> Conversation:
     """The teacher's greedy answer, its end included, with its distributions."""
-    reader, stops = teacher.model.reader(), _stop_ids(teacher.model)
+    reader, stops = teacher.model.reader(), stop_ids(teacher.model)
     branch = reader.open_question(teacher.run, asked)
     logits = reader.advance(branch, asked)
     tokens: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,30 +21,14 @@ from longspan.ops.attend import Problem, attend, naive_attend, quantised
 from longspan.ops.backend import Choice
 from longspan.roles import Coded, Held, LayerInfo
 from longspan.spec import resolve
+from tests.methods.cache import evicting
 from tests.models import random_ids, random_model, word_tokenizer, words
 
 LAYERS, KV_HEADS, HEAD_DIM = 2, 2, 16
 
 
-@dataclass
-class Store:
-    """Stored keys without an engine."""
-
-    keys: Tensor
-    values: Tensor
-    positions: Tensor
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        return tuple(range(self.keys.shape[1]))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    @property
-    def filled(self) -> bool:
-        return bool((self.positions >= 0).all())
+class Store(evicting.Store):
+    """Stored keys without an engine; a codec looks at no logits."""
 
     def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
         raise NotImplementedError

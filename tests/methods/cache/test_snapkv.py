@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,47 +16,9 @@ from longspan.engine.store import spare_tokens
 from longspan.errors import SpecError
 from longspan.methods.cache import snapkv as module
 from longspan.methods.cache.snapkv import SnapKV
-from longspan.roles import LayerInfo, Step
+from longspan.roles import Step
 from longspan.spec import resolve
-
-HEAD_DIM = 16
-
-
-@dataclass
-class Store:
-    """Stored keys without an engine; logits are plain products."""
-
-    keys: Tensor
-    values: Tensor
-    positions: Tensor
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        return tuple(range(self.keys.shape[1]))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    @property
-    def filled(self) -> bool:
-        return bool((self.positions >= 0).all())
-
-    def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
-        keys = self.keys.repeat_interleave(queries.shape[1] // self.keys.shape[1], 1)
-        return queries @ keys[:, :, start:stop].transpose(-1, -2) * HEAD_DIM**-0.5
-
-
-def layer_of(num_heads: int, num_kv_heads: int) -> LayerInfo:
-    return LayerInfo(
-        index=0,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=HEAD_DIM,
-        scale=HEAD_DIM**-0.5,
-        rope=None,
-        sliding_window_tokens=None,
-    )
+from tests.methods.cache.evicting import HEAD_DIM, Store, layer_of
 
 
 def kept_places(

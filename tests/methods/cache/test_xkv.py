@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
@@ -18,30 +16,14 @@ from longspan.methods.cache import xkv as module
 from longspan.methods.cache.xkv import XKV
 from longspan.roles import Coded, Held, LayerInfo
 from longspan.spec import resolve
+from tests.methods.cache import evicting
 from tests.models import full_logits, random_ids, random_model, word_tokenizer
 
 HEAD_DIM = 16
 
 
-@dataclass
-class Store:
+class Store(evicting.Store):
     """Stored keys and values without an engine."""
-
-    keys: Tensor
-    values: Tensor
-    positions: Tensor
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        return tuple(range(self.keys.shape[1]))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    @property
-    def filled(self) -> bool:
-        return bool((self.positions >= 0).all())
 
     def logits(self, queries: Tensor, query_positions: Tensor, start: int, stop: int) -> Tensor:
         raise AssertionError("xkv looks at no logits")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import longspan
-from longspan.errors import UnsupportedLayerError
-from longspan.evaluation.haystacks.pydoc import pydoc_text
+from longspan.methods._making import fingerprints, read_text
 from longspan.methods.attention.duo_attention.gates import Gates, save_gates
 from longspan.methods.attention.duo_attention.identify import identify_heads
 
@@ -31,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = {name: value for name, value in vars(given).items() if name not in ("model", "text", "out")}
     settings = {name: value for name, value in settings.items() if value is not None}
     try:
-        gates = make_gates(given.model, _read_text(given.text), **settings)
+        gates = make_gates(given.model, read_text(given.text), **settings)
         save_gates(given.out, gates)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -57,42 +55,12 @@ def make_gates(name: str, text: str, **settings: Any) -> Gates:
     return Gates(model=name, fingerprints=fingerprints(name), alpha=to_rows(alpha), settings=settings)
 
 
-def fingerprints(name: str) -> tuple[str, ...]:
-    """Fingerprints of a model's weights in every number format it can be served in."""
-    found: list[str] = []
-    for kind in ("float32", "bfloat16", "float16"):
-        try:
-            model = longspan.load(name, dtype=kind)
-        except UnsupportedLayerError:
-            continue  # a format that the model cannot be served in needs no gates
-        model.detach()
-        if model.info.fingerprint not in found:
-            found.append(model.info.fingerprint)
-    return tuple(found)
-
-
 def to_rows(alpha: Tensor) -> tuple[tuple[float | None, ...], ...]:
     """Gates `[L, K]` as they are saved: four digits, None for NaN."""
     return tuple(
         tuple(None if gate != gate else round(gate, 4) for gate in row)
         for row in alpha.to(torch.float64).tolist()
     )
-
-
-def _read_text(place: str) -> str:
-    if place == "pydoc":
-        return pydoc_text()
-    path = Path(place)
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
-        if path.is_dir()
-        else [path]
-    )
-    if not files or not all(file.is_file() for file in files):
-        raise ValueError(
-            f"there is no text at {place}; give a text file, a folder with .txt or .md files, or pydoc"
-        )
-    return "\n\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def _parser() -> argparse.ArgumentParser:

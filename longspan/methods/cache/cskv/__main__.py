@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,9 +18,8 @@ from tqdm import tqdm
 
 import longspan
 from longspan.engine.prompt import encode
-from longspan.errors import UnsupportedLayerError
-from longspan.evaluation.haystacks.pydoc import pydoc_text
 from longspan.low_rank import resolve_rank
+from longspan.methods._making import fingerprints, read_text
 from longspan.methods.cache.cskv.factors import Factors, save_factors
 from longspan.methods.cache.cskv.train import GROUP_TOKENS, Training, collect, make_factors
 
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = {key: given.pop(key) for key in ("rank", "value_rank", "max_tokens", "row_tokens")}
     try:
         how = Training(**{key: value for key, value in given.items() if value is not None})
-        save_factors(out, make(name, _read_text(place), how, **size))
+        save_factors(out, make(name, read_text(place), how, **size))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -99,36 +97,6 @@ def spread_rows(ids: Tensor, row_tokens: int, most: int) -> Tensor:
         )
     starts = torch.linspace(0, len(ids) - row_tokens, num_rows).long()
     return torch.stack([ids[start : start + row_tokens] for start in starts.tolist()])
-
-
-def fingerprints(name: str) -> tuple[str, ...]:
-    """Fingerprints of a model's weights in every number format it can be served in."""
-    found: list[str] = []
-    for kind in ("float32", "bfloat16", "float16"):
-        try:
-            model = longspan.load(name, dtype=kind)
-        except UnsupportedLayerError:
-            continue  # a format that the model cannot be served in needs no factors
-        model.detach()
-        if model.info.fingerprint not in found:
-            found.append(model.info.fingerprint)
-    return tuple(found)
-
-
-def _read_text(place: str) -> str:
-    if place == "pydoc":
-        return pydoc_text()
-    path = Path(place)
-    files = (
-        sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".md"))
-        if path.is_dir()
-        else [path]
-    )
-    if not files or not all(file.is_file() for file in files):
-        raise ValueError(
-            f"there is no text at {place}; give a text file, a folder with .txt or .md files, or pydoc"
-        )
-    return "\n\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def _parser() -> argparse.ArgumentParser:
