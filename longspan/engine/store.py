@@ -19,6 +19,7 @@ from longspan.roles import Coded
 
 Decoder: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 
+DECODED_TOKENS = 16384  # at a time, since what a decoder makes on its way is several times as large
 SPARE_TOKENS = 256  # most room left behind a finished context, so that a question needs no copy of it
 
 
@@ -38,7 +39,7 @@ class Slab:
         self.heads = heads
         self.decoder = decoder
         self.coded: Coded | None = None
-        self._decoded: tuple[Tensor, Tensor] | None = None
+        self._decoded: tuple[Tensor, ...] | None = None
         self.archive: Archive | None = None
         self.num_tokens = 0
         self._keys: Tensor | None = None
@@ -72,14 +73,16 @@ class Slab:
     def values(self) -> Tensor:
         return self.raw[1] if self.coded is None else self._whole()[1]
 
-    def _whole(self) -> tuple[Tensor, Tensor]:
+    def _whole(self) -> tuple[Tensor, ...]:
         if self._decoded is None:
             assert self.coded is not None and self.decoder is not None
-            made = self.decoder(self.coded.tokens, self.coded.shared)
-            keys, values = (
-                torch.cat((old.to(x.dtype), x), dim=2) for old, x in zip(made, self.raw, strict=True)
-            )
-            self._decoded = keys, values
+            self._decoded = tuple(x.new_empty(*x.shape[:2], self.num_tokens, x.shape[3]) for x in self.raw)
+            for whole, part in zip(self._decoded, self.raw, strict=True):
+                whole[:, :, self.coded_tokens :] = part
+            for start, stop in _pieces(self.coded):
+                made = self.decoder(_cut_coded(self.coded, start, stop), self.coded.shared)
+                for whole, part in zip(self._decoded, made, strict=True):
+                    whole[:, :, start:stop] = part
         return self._decoded
 
     def rest(self) -> None:
@@ -339,6 +342,22 @@ class Slab:
         )
         self._positions = _resized(self._positions, start, stop, capacity)
         self.num_tokens, self._owns_room = stop - start, True
+
+
+def _pieces(coded: Coded) -> Iterator[tuple[int, int]]:
+    """Tokens from-to that can be decoded apart; all at once where groups of tokens are not cut so."""
+    n = coded.num_tokens
+    whole = any(DECODED_TOKENS * x.shape[2] % n for x in coded.tokens.values())
+    for start in range(0, n, n if whole else DECODED_TOKENS):
+        yield start, n if whole else min(n, start + DECODED_TOKENS)
+
+
+def _cut_coded(coded: Coded, start: int, stop: int) -> Mapping[str, Tensor]:
+    """The parts of `coded.tokens` that stand for these tokens."""
+    n = coded.num_tokens
+    return {
+        name: x[:, :, start * x.shape[2] // n : stop * x.shape[2] // n] for name, x in coded.tokens.items()
+    }
 
 
 def _resized(x: Tensor, start: int, stop: int, capacity: int) -> Tensor:

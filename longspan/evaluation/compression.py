@@ -1,7 +1,8 @@
 """The page that compares what is kept: RULER at several budgets, the question hidden from compression or seen by it.
 
 Rows come from the runner as in `longspan bench`. A method runs at every share of the cache: with that `keep`, where it has such a
-setting, else with the specs that its card's claim names under `shares`, by the share of the bytes that they hold.
+setting, else with the specs that its card's claim names under `shares`, by the share of the bytes that they hold. Some of them are
+also run with a codec beside them, keeping more tokens in the same bytes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ __all__ = ["compression_figure", "compression_page", "compression_specs", "plan_
 LENGTH = 4096
 SHARES = (0.75, 0.5, 0.25, 0.125, 0.06)
 DENSE = "dense"
+CODED = (
+    "snapkv",
+    "expected_attention",
+    "kvzip",
+)  # eviction that knows the question, guesses it, or does without
+CODEC = "kivi(bits=4, group_tokens=64, residual_tokens=32)"
+CODED_KEEPS = {
+    0.25: 0.85,
+    0.125: 0.4,
+    0.06: 0.17,
+}  # of the tokens, by the share of the bytes that they then take
 MODES = {"": "Question hidden while the text is compressed", "compression/question_seen:": "Question seen"}
 _COLOURS = (
     "#1b6ca8", "#b3261e", "#2e7d32", "#8e5bb5", "#b26a00", "#00838f", "#c2185b", "#5d4037", "#455a64", "#9e9d24",
@@ -39,6 +51,10 @@ def compression_specs(methods: Iterable[str] | None = None) -> dict[str, dict[fl
         ValueError: a name is no such method.
     """
     found = {name: specs for name, card in all_cards().items() if (specs := _specs(card))}
+    for name in CODED:
+        found[f"{name} + kivi"] = {
+            share: canonical(f"{name}(keep={keep}) + {CODEC}") for share, keep in CODED_KEEPS.items()
+        }
     wanted = list(found) if methods is None else list(methods)
     for name in wanted:
         if name not in found:

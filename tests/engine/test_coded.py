@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from longspan.engine import store
 from longspan.engine.api import load
 from longspan.engine.store import Slab, spare_tokens
 from longspan.methods.cache.snapkv import SnapKV
@@ -46,6 +47,27 @@ def make(rows: int = 1, *, coded: int = 0, dtype: torch.dtype = torch.float32) -
 def holds(slab: Slab, keys: Tensor, values: Tensor) -> None:
     torch.testing.assert_close(slab.keys, keys, atol=0, rtol=0)
     torch.testing.assert_close(slab.values, values, atol=0, rtol=0)
+
+
+def test_a_long_past_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    slab, keys, values = make(coded=11)
+    asked = []
+
+    def watched(tokens: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        asked.append(tokens["half"].shape[2])
+        return decoder(tokens, shared)
+
+    slab.decoder = watched
+    monkeypatch.setattr(store, "DECODED_TOKENS", 4)
+    holds(slab, keys, values)
+    assert asked == [4, 4, 3]
+    slab.rest()
+    assert slab.coded is not None
+    groups = {"half": slab.coded.tokens["half"], "values": slab.coded.tokens["values"][:, :, :2]}
+    slab.coded = Coded(num_tokens=11, tokens=groups, shared=slab.coded.shared)  # 2 groups do not part into 4 of 11
+    slab.decoder = lambda tokens, shared: watched({**tokens, "values": values[:, :, :11]}, shared)
+    holds(slab, keys, values)
+    assert asked[3:] == [11]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -56,6 +56,13 @@ CARD = {
         "length_tokens": 8192,
         "against": "lm_infinite(evict=false, window_tokens=1024)",
         "margin": 0.5,
+        "shares": {
+            0.75: "gemfilter(keep=0.75, layer=6, pool_tokens=15, score=softmax)",
+            0.5: "gemfilter(keep=0.5, layer=6, pool_tokens=15, score=softmax)",
+            0.25: "gemfilter(keep=0.25, layer=6, pool_tokens=15, score=softmax)",
+            0.125: "gemfilter(keep=0.125, layer=6, pool_tokens=15, score=softmax)",
+            0.06: "gemfilter(keep=0.06, layer=6, pool_tokens=15, score=softmax)",
+        },
     },
     "tolerances": {},
     "example": "gemfilter(keep=64)",

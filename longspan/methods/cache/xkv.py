@@ -55,6 +55,13 @@ CARD = {
         "length_tokens": 2048,
         "against": "dense",
         "margin": -0.1,
+        "shares": {
+            0.75: "xkv(key_rank=0.56, value_rank=0.84)",
+            0.5: "xkv(key_rank=0.37, value_rank=0.55)",
+            0.25: "xkv(key_rank=0.175, value_rank=0.26)",
+            0.125: "xkv(key_rank=0.078, value_rank=0.117)",
+            0.06: "xkv(key_rank=0.028, value_rank=0.042)",
+        },
     },
     "tolerances": {},
     "example": "xkv(group_layers=2, key_rank=16, value_rank=24)",
