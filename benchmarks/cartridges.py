@@ -3,7 +3,9 @@
     python -m benchmarks.cartridges --text pride-and-prejudice.md war-and-peace.md --folder run/
 
 For each text file a document of `--length` tokens is made, with `--facts` invented facts in it (those of the suite `facts`), and a
-cartridge of it is trained on one thread of the CPU, unless the folder holds one already (`--resume` goes on with broken runs).
+cartridge of it is trained, unless the folder holds one already (`--resume` goes on with broken runs): on one thread of the CPU, or on
+a GPU, where `--workers` documents are trained at once, each in a process of its own. Passages of `--beside`, which is neither a
+document nor a fact, stand beside a cartridge in a share of its steps.
 Each fact is then asked for, in words that training never saw, of the whole context, the cartridge, the untrained cartridge
 (which is the text cut to as many tokens) and SnapKV at a sixteenth. Of two documents or more, the cartridges put behind one another
 are asked about all of them. Bytes are measured, room for a question included. A figure has `--facts` questions a document, so two
@@ -13,9 +15,12 @@ answers more or less are chance.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,38 +69,107 @@ def ask_all(model: SpanModel, text: str, puzzles: Sequence[Puzzle]) -> dict[str,
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A cartridge to be trained."""
+
+    model: str
+    device: str | None
+    dtype: str | None
+    words: str
+    beside: str | None
+    config: CartridgeConfig
+    file: Path
+    resume: bool
+
+
+def train(job: Job, model: SpanModel | None = None) -> None:
+    """Train a cartridge, with a model of its own where none is given."""
+    if model is None:
+        torch.set_num_threads(1)
+        model = longspan.load(job.model, device=job.device, dtype=job.dtype)
+    name = job.file.name.partition(".")[0]
+    train_cartridge(
+        model,
+        job.words,
+        job.config,
+        out=job.file,
+        beside=job.beside,
+        resume=job.resume and job.file.with_name(job.file.name + ".checkpoint").is_file(),
+        report=lambda record: print(name, record, flush=True),
+    )
+
+
+def train_all(jobs: Sequence[Job], workers: int, model: SpanModel) -> None:
+    """Train cartridges, `workers` at a time; one at a time with `model` itself."""
+    if min(workers, len(jobs)) < 2:
+        for job in jobs:
+            train(job, model)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train, jobs))
+
+
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="a text file for each document")
     parser.add_argument("--folder", type=Path, required=True, help="where documents and cartridges go")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="text files for passages beside")
     parser.add_argument("--model", default="reference")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
+    parser.add_argument("--dtype", help="float32, bfloat16; default: that of the device")
+    parser.add_argument(
+        "--workers", type=int, help="documents trained at once; default: on a GPU all, else 1"
+    )
     parser.add_argument("--length", type=int, default=3500)
     parser.add_argument("--facts", type=int, default=24)
     parser.add_argument("--tokens-kept", type=int, default=205)
-    parser.add_argument("--steps", type=int, default=350)
-    parser.add_argument("--conversations", type=int, default=640)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--conversations", type=int, default=1600)
+    parser.add_argument("--beside-share", type=float, default=CartridgeConfig.beside_share)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = options()
     given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    config = CartridgeConfig(
-        tokens_kept=given.tokens_kept, steps=given.steps, conversations=given.conversations
-    )
     rows: list[dict[str, Any]] = []
     try:
-        model = longspan.load(given.model, device="cpu")
+        config = CartridgeConfig(
+            tokens_kept=given.tokens_kept,
+            steps=given.steps,
+            conversations=given.conversations,
+            beside_share=given.beside_share,
+        )
+        model = longspan.load(given.model, device=given.device, dtype=given.dtype)
+        device = model.info.device
+        workers = given.workers or (len(given.text) if device.type == "cuda" else 1)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         given.folder.mkdir(parents=True, exist_ok=True)
-        made = []
+        beside = "\n\n".join(file.read_text(encoding="utf-8") for file in given.beside) or None
+        made, jobs = [], []
         for number, text in enumerate(given.text, start=1):
             words, puzzles = document(model, text, given.length, given.facts, number)
             file = given.folder / f"document-{number}.cartridge.safetensors"
-            if not file.is_file() or given.resume:
-                train_cartridge(
-                    model, words, config, out=file, resume=given.resume, report=lambda r: print(r, flush=True)
-                )
+            job = Job(
+                model=given.model,
+                device=str(device),
+                dtype=given.dtype,
+                words=words,
+                beside=beside,
+                config=config,
+                file=file,
+                resume=given.resume,
+            )
             made.append((text.name, words, puzzles, file))
+            if not file.is_file() or given.resume:
+                jobs.append(job)
+        train_all(jobs, workers, model)
         for name, words, puzzles, file in made:
             trained = load_cartridge(file)
             specs = {
@@ -119,7 +193,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{row['document']:24} {row['what']:20} {row['right']}/{row['asked']}  {row['kv_bytes']:>11,} bytes"
         )
-    facts = {"model": model.name, "device": "cpu", "threads": 1, **versions(), "commit": commit()}
+    facts = {
+        "model": model.name,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        **versions(),
+        "commit": commit(),
+    }
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_json_whole(given.out, [row | facts for row in rows])
     print(f"wrote {len(rows)} rows to {given.out}")

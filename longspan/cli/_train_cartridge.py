@@ -38,7 +38,27 @@ def cartridge(
     ] = "spans",
     batch_rows: Annotated[int, typer.Option(min=1, help="Conversations of one step.")] = 16,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-2,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text files of which passages stand beside the cartridge in a share of the steps; repeat for several. "
+            "[default: Python's language reference]"
+        ),
+    ] = None,
+    beside_share: Annotated[
+        float,
+        typer.Option(
+            help="Share of the steps with passages beside it; it is then found among several. 0: none."
+        ),
+    ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of questions and their order.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ... [default: cuda where there is one]")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, ...: that of the model that will be asked. [default: as ask]"),
+    ] = None,
 ) -> None:
     """Train a small KV cache that answers for one document, with the model frozen, in resumable pieces.
 
@@ -46,17 +66,13 @@ def cartridge(
     """
     started = time.monotonic()
     with loading():
-        from longspan.errors import UserInputError
+        from longspan.engine.api import load
         from longspan.training.cartridges.config import CartridgeConfig
         from longspan.training.cartridges.train import train_cartridge
 
-    if not text.is_file():
-        raise UserInputError(f"there is no text file {text}; give one document")
     check_writable(out)
-    try:
-        document = text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserInputError(f"{text} is not UTF-8 text; convert it first") from error
+    document = _text_of(text, "give one document")
+    others = [_text_of(file, "give text files to --beside") for file in beside or ()]
     config = CartridgeConfig(
         tokens_kept=tokens_kept,
         steps=steps,
@@ -64,13 +80,15 @@ def cartridge(
         questions=questions,  # type: ignore[arg-type]
         batch_rows=batch_rows,
         lr=lr,
+        beside_share=beside_share,
         seed=seed,
     )
     piece = train_cartridge(
-        model,
+        load(model, device=device, dtype=dtype),
         document,
         config,
         out=out,
+        beside="\n\n".join(others) or None,
         resume=resume,
         seconds=seconds,
         started=started,
@@ -83,3 +101,14 @@ def cartridge(
         return
     typer.echo(f"KL from the model that reads it all: {piece.untrained} untrained, {piece.trained} trained")
     typer.echo(f"read the same text with --methods 'cartridges(file=\"{out}\")'")
+
+
+def _text_of(file: Path, fix: str) -> str:
+    from longspan.errors import UserInputError
+
+    if not file.is_file():
+        raise UserInputError(f"there is no text file {file}; {fix}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserInputError(f"{file} is not UTF-8 text; convert it first") from error

@@ -23,6 +23,11 @@ class CartridgeConfig:
         top_logits: of each of the teacher's distributions, the tokens that are kept.
         chunk_tokens: of the part of the document that `asked` shows.
         held_out: conversations, beside the others, that are only measured.
+        study_rows: questions that the teacher answers side by side.
+        beside_share: share of the steps in which passages of other texts stand before or behind the cartridge, so that it is
+            found, and leaves the others be, among several. 0: it is trained alone.
+        passages: how many passages, of as many tokens as the cartridge.
+        passage_questions: conversations about each passage, of which the cartridge knows nothing.
         seed: of questions and of the order of conversations.
     """
 
@@ -37,10 +42,15 @@ class CartridgeConfig:
     top_logits: int = 20
     chunk_tokens: int = 512
     held_out: int = 32
+    study_rows: int = 32
+    beside_share: float = 0.5
+    passages: int = 48
+    passage_questions: int = 8
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("tokens_kept", "steps", "conversations", "batch_rows", "answer_tokens", "top_logits"):
+        counts = ("tokens_kept", "steps", "conversations", "batch_rows", "answer_tokens", "top_logits")
+        for name in (*counts, "study_rows", "passages", "passage_questions"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)}; allowed is 1 or more")
         if self.tokens_kept < 2:
@@ -51,6 +61,10 @@ class CartridgeConfig:
             raise ValueError("held_out and chunk_tokens are at least 1; leave them out for the defaults")
         if not 0 < self.lr < 10:
             raise ValueError(f"got lr={self.lr}; allowed is above 0, such as 0.02")
+        if not 0 <= self.beside_share <= 1:
+            raise ValueError(
+                f"got beside_share={self.beside_share}; allowed is 0 (the cartridge is trained alone) to 1"
+            )
         if self.questions not in ("spans", "asked"):
             raise ValueError(f"got questions={self.questions!r}; allowed is spans or asked")
 

@@ -11,8 +11,8 @@ from transformers import DynamicCache
 from longspan.engine.model import SpanModel
 from longspan.engine.seam import cos_and_sin
 from longspan.methods.cache.cartridges.cartridge import Cartridge
-from longspan.model_info import LayerInfo
 from longspan.ops.rotary import rotate
+from longspan.training.cartridges.beside import Beside
 from longspan.training.cartridges.self_study import Conversation
 
 
@@ -40,32 +40,35 @@ class Student(nn.Module):
             for layer, x in enumerate(getattr(self, name))
         ]
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """Logits `[B, T, V]` of rows that follow the cartridge."""
+    def logits(self, ids: Tensor, beside: Beside | None = None) -> Tensor:
+        """Logits `[B, T, V]` of rows that follow the cartridge, alone or among passages."""
         span: SpanModel = self.__dict__["span"]
         B, T = ids.shape
-        info, at = span.info, torch.arange(self.num_tokens, device=ids.device)
-        cache = DynamicCache()
+        info, cache, stored = span.info, DynamicCache(), self.num_tokens
         for layer, keys, values in zip(info.layers, self.whole("keys"), self.whole("values"), strict=True):
+            if beside is not None:
+                keys, values = beside.with_passages(keys, values, layer.index)
+                stored = keys.shape[-2]
             if layer.rope is not None:
+                at = torch.arange(stored, device=ids.device)
                 keys = rotate(keys, *cos_and_sin(layer.rope, at, keys.dtype))
-            shape = (B, *keys.shape)
+            shape = (B, *keys.shape[-3:])
             cache.update(keys.to(info.dtype).expand(shape), values.to(info.dtype).expand(shape), layer.index)
-        places = torch.arange(self.num_tokens, self.num_tokens + T, device=ids.device)
+        places = torch.arange(stored, stored + T, device=ids.device)
         out = span.hf_model(
             input_ids=ids, position_ids=places.expand(B, T), past_key_values=cache, use_cache=True
         )
         logits: Tensor = out.logits
         return logits.float()
 
-    def loss(self, rows: Sequence[Conversation]) -> Tensor:
+    def loss(self, rows: Sequence[Conversation], beside: Beside | None = None) -> Tensor:
         """KL from the teacher, the mean over the tokens of the answers."""
         device = self.keys[0].device  # type: ignore[index]
         longest = max(len(row.ids) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         for row, found in zip(ids, rows, strict=True):
             row[: len(found.ids)] = found.ids  # what stands behind is seen by no token before it
-        logits = self.logits(ids.to(device))
+        logits = self.logits(ids.to(device), beside)
         picked = torch.cat(
             [logits[i, len(row.ids) - len(row.top_ids) - 1 : len(row.ids) - 1] for i, row in enumerate(rows)]
         )
@@ -81,26 +84,6 @@ def divergence(logits: Tensor, top_ids: Tensor, top_logprobs: Tensor) -> Tensor:
     rest, my_rest = ((1 - x.exp().sum(-1, keepdim=True)).clamp(min=1e-6).log() for x in (top_logprobs, mine))
     theirs, own = torch.cat([top_logprobs, rest], -1), torch.cat([mine, my_rest], -1)
     return (theirs.exp() * (theirs - own)).sum(-1)
-
-
-def first_slots(span: SpanModel, ids: Tensor, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Keys before rotation and values of the first `num_tokens` tokens, of each layer `[K, p, D]`, float32: the paper's init."""
-    run = span.reader().prefill(span.reader().new_run(num_tokens=num_tokens), [ids[:num_tokens]])
-    keys, values = [], []
-    for layer, store in zip(span.info.layers, run.layers, strict=True):
-        (slab,) = store.slabs
-        keys.append(unrotated(slab.keys[0].float(), layer))
-        values.append(slab.values[0].float().clone())
-    return keys, values
-
-
-def unrotated(keys: Tensor, layer: LayerInfo) -> Tensor:
-    """Keys `[K, p, D]` at the positions 0 .. p-1 as they were before rotation."""
-    if layer.rope is None:
-        return keys.clone()
-    cos, sin = cos_and_sin(layer.rope, torch.arange(keys.shape[1], device=keys.device), keys.dtype)
-    scale = layer.rope.scaling**2
-    return rotate(keys, cos / scale, -sin / scale)
 
 
 def as_cartridge(student: Student, **facts: object) -> Cartridge:

@@ -5,27 +5,41 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from longspan.engine.api import load
+from longspan.engine.context import Context
 from longspan.engine.model import SpanModel
 from longspan.engine.prompt import encode
 from longspan.errors import UnsupportedLayerError, UserInputError
+from longspan.evaluation.haystacks.pydoc import pydoc_text
 from longspan.methods.cache.cartridges.cartridge import hash_ids, save_cartridge
+from longspan.training.cartridges.beside import (
+    Beside,
+    Passages,
+    beside_rows,
+    draw_passages,
+    draw_step,
+    read_passages,
+    study_passage,
+    weigh,
+)
 from longspan.training.cartridges.config import CartridgeConfig
 from longspan.training.cartridges.self_study import Conversation, study
-from longspan.training.cartridges.student import Student, as_cartridge, first_slots
+from longspan.training.cartridges.slots import first_slots
+from longspan.training.cartridges.student import Student, as_cartridge
 
 LOG_EVERY = 20
+REPORT_TALKS = 100
 SAVE_SECONDS = 300
 
 
@@ -47,6 +61,7 @@ def train_cartridge(
     config: CartridgeConfig,
     *,
     out: Path,
+    beside: str | None = None,
     resume: bool = False,
     seconds: float | None = None,
     started: float | None = None,
@@ -58,6 +73,8 @@ def train_cartridge(
         model: what `longspan.load` takes, or a loaded model without methods.
         text: the document.
         out: the cartridge's file; `out.checkpoint` beside it is what a resumed run goes on from.
+        beside: text of which passages stand beside the cartridge in a share of the steps (`beside_share`); None: Python's
+            language reference.
         report: gets every twentieth record, the first and the last.
 
     Raises:
@@ -72,96 +89,156 @@ def train_cartridge(
     if span.tokenizer is None:
         raise UserInputError(f"{span.name} has no tokenizer; give a model folder with one")
     teacher = span.read(text, progress=False)
-    ids, body = teacher.run.ids, encode(span.tokenizer, text)
-    if config.tokens_kept >= len(ids):
+    if config.tokens_kept >= teacher.num_tokens:
         raise UserInputError(
-            f"the document has {len(ids)} tokens and the cartridge {config.tokens_kept}; keep fewer, or read the text itself"
+            f"the document has {teacher.num_tokens} tokens and the cartridge {config.tokens_kept}; keep fewer, or read "
+            "the text itself"
         )
-    key = json.dumps([config.settings(), span.info.fingerprint, hash_ids(ids)])
-    state = _read_state(file, key) if resume else {}
-    talks: list[Conversation] = [Conversation(**talk) for talk in state.get("conversations", [])]
-    wanted = config.conversations + config.held_out
-    before = float(state.get("seconds", 0.0))
-    run: dict[str, Any] = {"step": int(state.get("step", 0)), "untrained": state.get("untrained")}
-
-    def save(student: Student | None, optimizer: torch.optim.Optimizer | None) -> None:
-        kept = {
-            "key": key,
-            "conversations": [asdict(talk) for talk in talks],
-            "student": state.get("student") if student is None else student.state_dict(),
-            "optimizer": state.get("optimizer") if optimizer is None else optimizer.state_dict(),
-            "seconds": before + time.monotonic() - started,
-            **run,
-        }
-        beside = file.with_name(file.name + ".part")
-        torch.save(kept, beside)
-        os.replace(beside, file)
-
-    for talk in islice(study(teacher, text, config, tuple(talks)), wanted - len(talks)):
-        talks.append(talk)
-        if len(talks) % 100 == 0:
-            report({"conversations": len(talks), "seconds": round(before + time.monotonic() - started, 1)})
-        if time.monotonic() >= deadline:
-            break
-    if len(talks) < wanted:
-        save(None, None)
-        return Piece(
-            step=0, finished=False, seconds=before + time.monotonic() - started, untrained=None, trained=None
-        )
-    held, used = talks[: config.held_out], talks[config.held_out :]
-    student = Student(span, *first_slots(span, ids, config.tokens_kept)).to(span.info.device)
-    optimizer = torch.optim.Adam(student.parameters(), lr=config.lr)
-    if state.get("student") is not None:
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
+    drawn = draw_passages(span, beside or pydoc_text(), config) if config.beside_share else []
+    hashes = [hash_ids(ids) for ids in (teacher.run.ids, *drawn)]
+    key = json.dumps([config.settings(), span.info.fingerprint, hashes])
+    run = _Run(file, key, started=started, deadline=deadline, report=report, resume=resume)
+    if not run.study(teacher, text, config) or not run.study_passages(span, drawn, config):
+        run.save()
+        return Piece(step=0, finished=False, seconds=run.seconds, untrained=None, trained=None)
+    student = Student(span, *first_slots(span, teacher.run.ids, config.tokens_kept)).to(span.info.device)
     with _frozen(span):
-        if run["untrained"] is None:
-            run["untrained"] = _measure(student, held, config)
-        saved = time.monotonic()
-        while run["step"] < config.steps and time.monotonic() < deadline:
-            loss = _step(student, optimizer, used, config, run["step"])
-            run["step"] += 1
-            if run["step"] in (1, config.steps) or run["step"] % LOG_EVERY == 0:
-                past = before + time.monotonic() - started
-                report({"step": run["step"], "loss": round(loss, 4), "seconds": round(past, 1)})
-            if time.monotonic() - saved > SAVE_SECONDS:
-                save(student, optimizer)
-                saved = time.monotonic()
-        trained = _measure(student, held, config)
-    save(student, optimizer)
-    past = before + time.monotonic() - started
+        trained, trained_beside = run.fit(student, read_passages(span, drawn, run.beside), config)
+    kl = {"untrained": run.untrained, "trained": trained, "trained_beside": trained_beside}
+    body = encode(span.tokenizer, text)
+    settings = {"steps_made": run.step, "seconds": round(run.seconds, 1), "held_out_kl": kl}
     facts = {
-        "settings": {
-            **config.settings(),
-            "steps_made": run["step"],
-            "seconds": round(past, 1),
-            "held_out_kl": {"untrained": run["untrained"], "trained": trained},
-            "device": str(span.info.device),
-        },
+        "settings": {**config.settings(), **settings, "device": str(span.info.device)},
         "model": span.name,
         "fingerprint": span.info.fingerprint,
         "document_hash": hash_ids(body),
         "document_tokens": len(body),
-        "head_tokens": len(ids) - len(body),
+        "head_tokens": teacher.num_tokens - len(body),
     }
     save_cartridge(out, as_cartridge(student, **facts))
     return Piece(
-        step=run["step"],
-        finished=run["step"] >= config.steps,
-        seconds=past,
-        untrained=run["untrained"],
+        step=run.step,
+        finished=run.step >= config.steps,
+        seconds=run.seconds,
+        untrained=run.untrained,
         trained=trained,
     )
+
+
+class _Run:
+    """What is kept between pieces: conversations, the student, the optimiser, and where they stand.
+
+    Args:
+        file: the checkpoint.
+        key: what a checkpoint must have been made with.
+        started, deadline: of this piece, by the monotonic clock.
+        report: gets records.
+        resume: go on from `file`.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        key: str,
+        *,
+        started: float,
+        deadline: float,
+        report: Callable[[dict[str, Any]], None],
+        resume: bool,
+    ) -> None:
+        state = _read_state(file, key) if resume else {}
+        self.file, self.key, self.report, self.deadline = file, key, report, deadline
+        self._started, self._before = started, float(state.get("seconds", 0.0))
+        self.talks = [Conversation(**talk) for talk in state.get("conversations", [])]
+        self.beside = [[Conversation(**talk) for talk in talks] for talks in state.get("beside", [])]
+        self.step = int(state.get("step", 0))
+        self.untrained: float | None = state.get("untrained")
+        self.student: dict[str, Any] | None = state.get("student")
+        self.optimizer: dict[str, Any] | None = state.get("optimizer")
+
+    @property
+    def seconds(self) -> float:
+        """Of all pieces."""
+        return self._before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        kept = {
+            "key": self.key,
+            "conversations": [asdict(talk) for talk in self.talks],
+            "beside": [[asdict(talk) for talk in talks] for talks in self.beside],
+            "student": self.student,
+            "optimizer": self.optimizer,
+            "seconds": self.seconds,
+            "step": self.step,
+            "untrained": self.untrained,
+        }
+        part = self.file.with_name(self.file.name + ".part")
+        torch.save(kept, part)
+        os.replace(part, self.file)
+
+    def study(self, teacher: Context, text: str, config: CartridgeConfig) -> bool:
+        """Self-study about the document; False where it was broken off."""
+        wanted = config.conversations + config.held_out
+        reported = len(self.talks)
+        for part in study(teacher, text, config, self.talks) if len(self.talks) < wanted else ():
+            self.talks = (self.talks + part)[:wanted]
+            if len(self.talks) >= wanted or time.monotonic() >= self.deadline:
+                break
+            if len(self.talks) - reported >= REPORT_TALKS:
+                reported = len(self.talks)
+                self.report({"conversations": reported, "seconds": round(self.seconds, 1)})
+        return len(self.talks) >= wanted
+
+    def study_passages(self, span: SpanModel, drawn: Sequence[Tensor], config: CartridgeConfig) -> bool:
+        """Self-study about each passage; False where it was broken off."""
+        for number in range(len(self.beside), len(drawn)):
+            if time.monotonic() >= self.deadline:
+                return False
+            self.beside.append(study_passage(span, drawn[number], config, number))
+        return True
+
+    def fit(
+        self, student: Student, passages: Passages | None, config: CartridgeConfig
+    ) -> tuple[float, float | None]:
+        """Train; KL from the teacher on held-out conversations, the cartridge alone and with a passage beside it."""
+        used, held = self.talks[: config.conversations], self.talks[config.conversations :]
+        weights = weigh(used)
+        optimizer = torch.optim.Adam(student.parameters(), lr=config.lr)
+        if self.student is not None and self.optimizer is not None:
+            student.load_state_dict(self.student)
+            optimizer.load_state_dict(self.optimizer)
+        if self.untrained is None:
+            self.untrained = _measure(student, held, None, config)
+        saved = time.monotonic()
+        while self.step < config.steps and time.monotonic() < self.deadline:
+            rows, beside = draw_step(used, weights, passages, config, self.step)
+            loss = _step(student, optimizer, rows, beside, config, self.step)
+            self.step += 1
+            if self.step in (1, config.steps) or self.step % LOG_EVERY == 0:
+                past = round(self.seconds, 1)
+                self.report({"step": self.step, "loss": round(float(loss), 4), "seconds": past})
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._keep(student, optimizer)
+                saved = time.monotonic()
+        self._keep(student, optimizer)
+        alone = _measure(student, held, None, config)
+        return alone, None if passages is None else _measure(student, held, passages, config)
+
+    def _keep(self, student: Student, optimizer: torch.optim.Optimizer) -> None:
+        self.student, self.optimizer = student.state_dict(), optimizer.state_dict()
+        self.save()
 
 
 def _step(
     student: Student,
     optimizer: torch.optim.Optimizer,
-    talks: list[Conversation],
+    rows: Sequence[Conversation],
+    beside: Beside | None,
     config: CartridgeConfig,
     step: int,
-) -> float:
-    loss = student.loss([talks[i] for i in batch(len(talks), config, step)])
+) -> Tensor:
+    loss = student.loss(rows, beside)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if not torch.isfinite(loss):
@@ -169,25 +246,22 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = config.lr * config.share(step)
     optimizer.step()
-    return float(loss.detach())
-
-
-def batch(num_talks: int, config: CartridgeConfig, step: int) -> list[int]:
-    """Conversations of a step: each comes once an epoch, in an order of its own."""
-    rows = min(config.batch_rows, num_talks)
-    steps = num_talks // rows
-    epoch, place = divmod(step, steps)
-    order = np.random.default_rng((config.seed, epoch)).permutation(num_talks)
-    return [int(i) for i in order[place * rows : (place + 1) * rows]]
+    return loss.detach()
 
 
 @torch.no_grad()
-def _measure(student: Student, talks: list[Conversation], config: CartridgeConfig) -> float:
-    rows = config.batch_rows
-    parts = [talks[i : i + rows] for i in range(0, len(talks), rows)]
-    tokens = [sum(len(talk.top_ids) for talk in part) for part in parts]
-    losses = [float(student.loss(part)) for part in parts]
-    return round(sum(a * b for a, b in zip(losses, tokens, strict=True)) / sum(tokens), 5)
+def _measure(
+    student: Student, talks: Sequence[Conversation], passages: Passages | None, config: CartridgeConfig
+) -> float:
+    rng = np.random.default_rng(config.seed)
+    total, tokens = 0.0, 0
+    for first in range(0, len(talks), config.batch_rows):
+        part, beside = list(talks[first : first + config.batch_rows]), None
+        if passages is not None:
+            part, beside = beside_rows(part, passages, rng, about=0.0)
+        count = sum(len(talk.top_ids) for talk in part)
+        total, tokens = total + float(student.loss(part, beside)) * count, tokens + count
+    return round(total / tokens, 5)
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from longspan.methods.cache.cartridges.cartridge import load_cartridge
 from longspan.training.cartridges import train as module
 from longspan.training.cartridges.config import CartridgeConfig
 from longspan.training.cartridges.self_study import study
-from longspan.training.cartridges.student import Student, divergence, first_slots
-from longspan.training.cartridges.train import batch, train_cartridge
+from longspan.training.cartridges.slots import first_slots
+from longspan.training.cartridges.student import Student, divergence
+from longspan.training.cartridges.train import train_cartridge
 from tests.models import random_ids, random_model, word_tokenizer, words
 
 TEXT = words(random_ids(100))
@@ -33,7 +34,11 @@ CONFIG = CartridgeConfig(
     held_out=8,
     top_logits=50,
     lr=0.05,
+    study_rows=8,
+    beside_share=0.0,
 )
+BESIDE = words(random_ids(400, seed=9))
+AMONG = replace(CONFIG, beside_share=0.5, passages=3, passage_questions=3)
 
 
 def span(family: str = "Llama", seed: int = 0) -> SpanModel:
@@ -45,7 +50,7 @@ def distance(model: SpanModel, spec: str) -> float:
     teacher = model.read(TEXT, progress=False)
     reading = model.with_methods(spec)
     context, found = reading.read(TEXT, progress=False), []
-    for talk in itertools.islice(study(teacher, TEXT, replace(CONFIG, seed=77)), 12):
+    for talk in next(study(teacher, TEXT, replace(CONFIG, seed=77, study_rows=12))):
         run, n = context.run.fork(), len(talk.top_ids)
         logits = reading.reader().all_logits(run, talk.ids)[-n - 1 : -1]
         run.give_back(context.run)
@@ -107,20 +112,18 @@ def test_divergence_is_the_sum_written_out() -> None:
     assert divergence(teacher, whole.indices, whole.values).abs().max() < 1e-4
 
 
-def test_each_conversation_comes_once_an_epoch() -> None:
-    config = replace(CONFIG, batch_rows=4)
-    first, second = ([batch(12, config, step) for step in steps] for steps in (range(3), range(3, 6)))
-    assert sorted(itertools.chain(*first)) == sorted(itertools.chain(*second)) == list(range(12))
-    assert first != second
-
-
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(CONFIG, steps=9)
-    train_cartridge(span(), TEXT, config, out=tmp_path / "whole.safetensors")
+@pytest.mark.parametrize("base", [CONFIG, AMONG])
+def test_a_resumed_run_equals_an_unbroken_one(
+    base: CartridgeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(base, steps=9, study_rows=4)
+    train_cartridge(span(), TEXT, config, out=tmp_path / "whole.safetensors", beside=BESIDE)
     out, pieces = tmp_path / "pieces.safetensors", []
     monkeypatch.setattr(module.time, "monotonic", _ticks())
     while not pieces or not pieces[-1].finished:
-        pieces.append(train_cartridge(span(), TEXT, config, out=out, resume=bool(pieces), seconds=24))
+        pieces.append(
+            train_cartridge(span(), TEXT, config, out=out, beside=BESIDE, resume=bool(pieces), seconds=6)
+        )
     assert len(pieces) > 2 and any(0 < piece.step < 9 for piece in pieces)
     assert pieces[0].trained is None and pieces[0].step == 0  # broken off within self-study, too
     whole, resumed = load_cartridge(tmp_path / "whole.safetensors"), load_cartridge(out)
@@ -140,6 +143,8 @@ def _ticks() -> Callable[[], float]:
         ({"tokens_kept": 1}, "allowed is 2 or more"),
         ({"steps": 0}, "got steps=0; allowed is 1 or more"),
         ({"lr": 0.0}, "got lr=0.0; allowed is above 0"),
+        ({"beside_share": 1.5}, r"got beside_share=1\.5; allowed is 0 .* to 1"),
+        ({"study_rows": 0}, "got study_rows=0; allowed is 1 or more"),
         ({"questions": "none"}, "allowed is spans or asked"),
     ],
 )
