@@ -51,12 +51,17 @@ def save_context(context: Context, path: str | Path, *, level: int | None = None
         put_in_place(partial, target)
 
 
-def open_context(path: str | Path, model: SpanModel, *, lazy: bool = False) -> Context:
+def open_context(
+    path: str | Path, model: SpanModel, *, lazy: bool = False, deadline_seconds: float | None = None
+) -> Context:
     """Read a saved context for the model that made it.
 
     Args:
-        path: what `context.save` wrote.
+        path: what `context.save` wrote; or a folder that `longspan.storage.contexts.publish_context` wrote, or the address that it
+            is served at, from where it comes chunk by chunk, see `stream_context` there.
         model: the same weights, tokenizer and spec.
+        deadline_seconds: of what is published: chunks come at the finest level that is in time for this. None for what the
+            model would have read.
         lazy: return once the header is checked; layers are then loaded and checked in their order in the background, and a
             question waits for a layer when it gets there. Where a method reads again for each question, or holds tokens
             in a form of its own, everything is loaded first.
@@ -64,7 +69,21 @@ def open_context(path: str | Path, model: SpanModel, *, lazy: bool = False) -> C
     Raises:
         UserInputError: no such file, not a context, made with other weights, another tokenizer or another spec, or damaged.
             With `lazy`, damage to a layer is raised by the call that needs it.
+        ConnectionError: the server of what is published cannot be reached.
     """
+    from longspan.storage.contexts import is_published, stream_context
+
+    if is_published(path):
+        if lazy:
+            raise UserInputError(
+                f"got lazy=True for {path}, which comes chunk by chunk, each with all layers; leave lazy out"
+            )
+        return stream_context(path, model, deadline_seconds=deadline_seconds).context
+    if deadline_seconds is not None:
+        raise UserInputError(
+            f"got deadline_seconds={deadline_seconds} for the file {path}, which is read as it is; give a published folder or its "
+            "address, or leave deadline_seconds out"
+        )
     return context_of(SpanFile(path), model, lazy=lazy)
 
 
@@ -113,7 +132,7 @@ def pack_context(context: Context, level: int | None = None) -> tuple[dict[str, 
         "dtype": dtype_name(model.info.dtype),
         "tokenizer": tokenizer_hash(model.tokenizer),
         "spec": run.plan.spec,
-        "whole": context.whole,
+        "whole": context.whole and level is None,
         "croppable": can_be_cropped(run),
         "seen": run.seen,
         "positions": [0, run.seen],
@@ -131,7 +150,7 @@ def context_of(file: SpanFile, model: SpanModel, *, lazy: bool = False) -> Conte
     """The context in an open file; see `open_context`."""
     from longspan.engine.context import Context
 
-    _check(file, model)
+    check_made_by(model, str(file.path), file.header)
     header = file.header
     try:
         run = _rebuild(file, model, lazy=lazy and _layer_by_layer(model.plan))
@@ -158,8 +177,8 @@ def tokenizer_hash(tokenizer: Any) -> str | None:
     return found
 
 
-def _check(file: SpanFile, model: SpanModel) -> None:
-    path, header = file.path, file.header
+def check_made_by(model: SpanModel, path: str, header: Mapping[str, Any]) -> None:
+    """UserInputError where the header of what is saved at `path` tells of other weights, element type, tokenizer or spec."""
     if header.get("fingerprint") != model.info.fingerprint:
         raise UserInputError(
             f"{path} was made with other weights ({header.get('model')}) than {model.name}; open it with the model that made it"

@@ -12,6 +12,10 @@ from longspan.errors import UserInputError
 from longspan.storage.cachegen import LEVELS, chunk_spans, decode_chunk, encode_chunk
 
 _NAME = "cachegen."
+_COUNTS = {
+    "": "chunks",
+    "archive.": "archive_chunks",
+}  # of what is held and of its lower tier: where a header counts chunks
 
 
 def check_level(level: object) -> None:
@@ -25,22 +29,24 @@ def check_level(level: object) -> None:
 def squeeze(
     facts: dict[str, Any], parts: dict[str, Tensor], *, level: int, layer: int, num_layers: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `Slab.pack` gave, with the tokens that are held as they came coded."""
-    if "keys" not in parts or not parts["keys"].shape[2]:
-        return facts, parts
-    keys, values = parts["keys"], parts["values"]
-    coded = {}
-    for number, (start, end) in enumerate(chunk_spans(keys.shape[2])):
-        data = encode_chunk(
-            [keys[:, :, start:end]],
-            [values[:, :, start:end]],
-            level=LEVELS[level],
-            layers=[layer],
-            num_layers=num_layers,
-        )
-        coded[f"{_NAME}{number}"] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-    rest = {name: part for name, part in parts.items() if name not in ("keys", "values")}
-    return {**facts, "chunks": len(coded)}, {**rest, **coded}
+    """What `Slab.pack` gave, with the tokens that are held as they came coded, and those of a lower tier."""
+    facts, parts = dict(facts), dict(parts)
+    for of, counted in _COUNTS.items():
+        if f"{of}keys" not in parts or not parts[f"{of}keys"].shape[2]:
+            continue
+        keys, values = parts.pop(f"{of}keys"), parts.pop(f"{of}values")
+        spans = chunk_spans(keys.shape[2])
+        for number, (start, end) in enumerate(spans):
+            data = encode_chunk(
+                [keys[:, :, start:end]],
+                [values[:, :, start:end]],
+                level=LEVELS[level],
+                layers=[layer],
+                num_layers=num_layers,
+            )
+            parts[f"{_NAME}{of}{number}"] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        facts[counted] = len(spans)
+    return facts, parts
 
 
 def unsqueeze(
@@ -51,13 +57,12 @@ def unsqueeze(
     Raises:
         KeyError, ValueError: a chunk is missing or damaged.
     """
-    if "chunks" not in facts:
-        return facts, parts
-    chunks = [
-        decode_chunk(parts[f"{_NAME}{number}"].cpu().numpy().tobytes(), dtype=dtype)
-        for number in range(facts["chunks"])
-    ]
-    rest = {name: part for name, part in parts.items() if not name.startswith(_NAME)}
-    device = next(iter(parts.values())).device
-    keys, values = (torch.cat([chunk[i][0] for chunk in chunks], dim=2).to(device) for i in (0, 1))
-    return facts, {**rest, "keys": keys, "values": values}
+    found = {name: part for name, part in parts.items() if not name.startswith(_NAME)}
+    for of, counted in _COUNTS.items():
+        if counted not in facts:
+            continue
+        coded = [parts[f"{_NAME}{of}{number}"] for number in range(facts[counted])]
+        chunks = [decode_chunk(data.cpu().numpy().tobytes(), dtype=dtype) for data in coded]
+        for i, name in enumerate(("keys", "values")):
+            found[f"{of}{name}"] = torch.cat([chunk[i][0] for chunk in chunks], dim=2).to(coded[0].device)
+    return facts, found

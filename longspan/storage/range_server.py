@@ -74,6 +74,7 @@ def serve(
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30  # of an idle connection, seconds
+    disable_nagle_algorithm = True  # else the body of a small answer waits 40 ms behind its head
 
     def __init__(self, root: Path, served: Served, *connection: object) -> None:
         self.root, self.served = root, served

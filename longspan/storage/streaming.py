@@ -50,13 +50,14 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A chunk's choice and how it went; seconds since the start."""
+    """A chunk's choice and how it went; seconds since the start. `note` says why it is another one than was wanted."""
 
     choice: Choice
     num_bytes: int
     asked_seconds: float
     arrived_seconds: float
     ready_seconds: float
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

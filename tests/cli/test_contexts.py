@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import longspan
-from longspan.cli import run
+from longspan.cli import contexts, run
+from longspan.storage.range_server import RangeClient, serve
 from tests.models import random_ids, random_model, word_tokenizer, words
 
 NAME = "the [bold] book"
@@ -71,6 +72,9 @@ def test_remove_and_rebuild(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["remove", "{store}", NAME.upper()], f"did you mean {NAME!r}?"),
         (["list", "{store}", "--json", "{tmp}"], "is a folder; give a file to write"),
         (["remove", "{store}"], "Missing argument"),
+        (["publish", "{store}", "the bok", "{tmp}/out"], "there is no context 'the bok' in"),
+        (["serve", "{tmp}/none"], "there is no folder"),
+        (["serve", "{tmp}", "--megabits", "0"], "got --megabits 0; give a number above 0"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -83,7 +87,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert message in error and len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["list", "verify", "remove", "rebuild"])
+@pytest.mark.parametrize("name", ["list", "verify", "remove", "rebuild", "publish", "serve", "ask"])
 def test_every_sub_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["contexts", name, "--help"]) == 0
     assert f"Example: longspan contexts {name}" in " ".join(capsys.readouterr().out.split())
@@ -105,3 +109,53 @@ def test_ask_reads_no_text_twice(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "150 tokens read (150 of them from" in " ".join(capsys.readouterr().out.split())
     assert run([*asked[:-4], "--store", str(book)]) == 2
     assert "is a file; give a folder for the store" in capsys.readouterr().err
+
+
+def test_publish_and_ask_over_http_and_from_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, store, out = tmp_path / "model", tmp_path / "store", tmp_path / "published"
+    random_model().save_pretrained(model)
+    word_tokenizer().save_pretrained(model)
+    span = longspan.load(str(model))
+    context = span.read(random_ids(2500))
+    longspan.ContextStore(store).save(context, NAME)
+    context.save(tmp_path / "book.span")
+    assert run(["contexts", "publish", str(store), NAME, str(out)]) == 0
+    assert "hand it out with: longspan contexts serve" in " ".join(capsys.readouterr().out.split())
+    expected = context.ask("w5 w6", max_new_tokens=4).text
+    with serve(out) as served:
+        for source in (served.url, str(out), str(tmp_path / "book.span")):
+            file = tmp_path / "result.json"
+            asked = ["contexts", "ask", source, "w5 w6", "--model", str(model), "--max-new-tokens", "4"]
+            assert run([*asked, "--json", str(file)]) == 0
+            result, shown = json.loads(file.read_text()), " ".join(capsys.readouterr().out.split())
+            assert result["tokens"] == 2500 and result["answers"][0]["answer"] == expected
+            assert expected in shown and ("came as" in shown) == (not source.endswith(".span"))
+            if result["chunks"]:
+                assert [chunk["num_tokens"] for chunk in result["chunks"]] == [1024, 1024, 452]
+                assert {chunk["how"] for chunk in result["chunks"]} <= {"exact", "text"}
+    assert run(["contexts", "ask", served.url, "w5", "--model", str(model)]) == 2
+    assert "check that it is up" in capsys.readouterr().err
+    assert (
+        run(["contexts", "ask", str(tmp_path / "book.span"), "w5", "--model", str(model), "--deadline", "1"])
+        == 2
+    )
+    assert "leave deadline_seconds out" in " ".join(capsys.readouterr().err.split())
+
+
+def test_serve_hands_out_until_it_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "level0.bin").write_bytes(b"0123456789")
+    got = []
+
+    class Stop:
+        def wait(self) -> None:
+            with RangeClient(capsys.readouterr().out.split()[-1]) as client:
+                got.append(client.get("level0.bin", first=2, num_bytes=3))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(contexts, "Event", Stop)
+    assert run(["contexts", "serve", str(tmp_path), "--port", "0"]) == 130
+    assert got == [b"234"]

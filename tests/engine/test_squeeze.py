@@ -41,6 +41,37 @@ def test_every_number_is_within_half_a_bin(spec: str, level: int, tmp_path: Path
     assert back.ask("w10 w11", max_new_tokens=3).text
 
 
+@pytest.mark.parametrize("settings", ["", ", tier=disk", ", spread=heads"])
+def test_what_waits_in_a_lower_tier_is_coded_too(settings: str, tmp_path: Path) -> None:
+    context = read(f"snapkv(keep=0.25, window_tokens=8, recall=true{settings})")
+    for name, level in (("exact", None), ("coded", 0)):
+        context.save(tmp_path / name, level=level)
+    assert (tmp_path / "exact").stat().st_size > 4 * (tmp_path / "coded").stat().st_size
+    back = open_context(tmp_path / "coded", context.model)
+    assert back.run.archived_bytes == context.run.archived_bytes
+    assert back.kept_tokens == context.kept_tokens and not back.whole
+    cpu = torch.device("cpu")
+    for index, (mine, theirs) in enumerate(zip(context.run.layers, back.run.layers, strict=True)):
+        third = third_of(index, len(context.run.layers))
+        bins = LEVELS[0].key_bins[third], LEVELS[0].value_bins[third]
+        for slab, other in zip(mine.slabs, theirs.slabs, strict=True):
+            assert slab.archive is not None and other.archive is not None
+            exact, coded = slab.archive.load(cpu), other.archive.load(cpu)
+            assert torch.equal(exact[2], coded[2]) and exact[2].shape[2] == 1600
+            for size, a, b in zip(bins, exact, coded, strict=False):
+                half = size * head_std(a[:, :, :1500])[..., None, None] / 2
+                assert ((a[:, :, :1500] - b[:, :, :1500]).abs() <= half * 1.001).all()
+                assert not torch.equal(a, b)
+    question = random_ids(9, seed=5)
+    logits = []
+    for each in (context, back, read("snapkv(keep=0.25, window_tokens=8)")):
+        reader = each.model.reader()
+        logits.append(reader.advance(reader.open_question(each.run, question), question))
+    exactly, coded_, without = logits
+    # what it recalls is nearly what was there, which is far from what it would answer without
+    assert (coded_ - exactly).abs().max() < 0.2 * (without - exactly).abs().max()
+
+
 def test_coarser_levels_make_smaller_files(tmp_path: Path) -> None:
     context = read("dense")
     sizes = []

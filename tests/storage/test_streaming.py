@@ -1,20 +1,16 @@
-"""The controller on traces computed by hand, the range server, and a fetch over the loopback interface."""
+"""The controller on traces computed by hand, and the range server."""
 
 from __future__ import annotations
 
 import http.client
-import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from longspan.storage.cachegen import LEVELS, decode_chunk, encode_chunk
-from longspan.storage.published import MANIFEST, Manifest, fetch, publish
 from longspan.storage.range_server import RangeClient, Served, serve
 from longspan.storage.streaming import Chunk, Costs, Outcome, choose, simulate, transfer_end
 
@@ -252,6 +248,15 @@ def test_the_client_keeps_its_connection_and_says_what_is_wrong(server: Served) 
         RangeClient("ftp://example.org")
 
 
+def test_small_answers_do_not_wait(server: Served) -> None:
+    with RangeClient(server.url) as client:
+        client.get("data.bin")
+        begun = time.perf_counter()
+        for first in range(50):
+            client.get("data.bin", first=first, num_bytes=1)
+        assert time.perf_counter() - begun < 50 * 0.03  # 40 ms each, were the body held back behind its head
+
+
 def test_answers_that_are_too_long_are_refused(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("longspan.storage.range_server._MOST_BYTES", 99)
     with RangeClient(server.url) as client:
@@ -267,111 +272,3 @@ def test_a_server_that_is_gone(tmp_path: Path) -> None:
         client.get("data.bin")
     with pytest.raises(ValueError, match="make it first"), serve(tmp_path / "none"):
         pass
-
-
-# over the loopback interface
-
-
-def read(text: bytes, before: Sequence[Any]) -> str:
-    return f"{text.decode()} behind {len(before)}"
-
-
-def write_cache(folder: Path, num_chunks: int = 4) -> list[list[bytes]]:
-    generator = torch.Generator().manual_seed(0)
-    made = [[torch.randn(1, 2, 100, 16, generator=generator) for _ in range(2)] for _ in range(num_chunks)]
-    encoded = [[encode_chunk(kv[:1], kv[1:], level=level) for kv in made] for level in LEVELS]
-    publish(folder, encoded, [f"text {i}".encode() for i in range(num_chunks)], [100] * num_chunks)
-    return encoded
-
-
-def test_a_fetch_equals_decoding_here(tmp_path: Path) -> None:
-    encoded = write_cache(tmp_path)
-    with serve(tmp_path) as served, RangeClient(served.url) as client:
-        fetched = fetch(client, deadline_seconds=60, costs=SLOW_MODEL, recompute=read)
-        raw = fetch(client, deadline_seconds=60, costs=SLOW_MODEL, recompute=read, decode=bytes)
-    assert choices(fetched.outcome) == [2, 0, 0, 0] and fetched.outcome.met
-    for i, level in enumerate((2, 0, 0, 0)):
-        assert raw.parts[i] == encoded[level][i]
-        for got, here in zip(fetched.parts[i], decode_chunk(encoded[level][i]), strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(got, here, strict=True))
-    ends = [d.ready_seconds for d in fetched.outcome.decisions]
-    assert ends == sorted(ends)
-
-
-def test_a_slow_server_gives_coarser_levels_and_then_text(tmp_path: Path) -> None:
-    encoded = write_cache(tmp_path)
-    finest = sum(len(part) for part in encoded[0])
-    with serve(tmp_path, bytes_per_second=finest / 2) as served, RangeClient(served.url) as client:
-        slow = fetch(client, deadline_seconds=1.6, costs=SLOW_MODEL, recompute=read)
-        served.bytes_per_second = finest / 10
-        costs = Costs(recompute_seconds_per_token=1e-5)
-        slower = fetch(
-            client,
-            deadline_seconds=0.1,
-            costs=costs,
-            recompute=read,
-            first_bytes_per_second=finest / 10,
-        )
-    # All at the finest level would take 2 s.
-    assert max(decision.choice for decision in slow.outcome.decisions[1:]) > 0
-    assert sum(decision.num_bytes for decision in slow.outcome.decisions) < 0.9 * finest
-    assert choices(slower.outcome) == ["text"] * 4
-    assert slower.parts == tuple(f"text {i} behind {i}" for i in range(4))
-
-
-def test_decoding_goes_on_while_the_next_chunk_is_fetched(tmp_path: Path) -> None:
-    publish(tmp_path, [[b"a" * 1000] * 3], [b"text"] * 3, [1] * 3)
-
-    def decode(data: bytes) -> int:
-        time.sleep(0.2)
-        return len(data)
-
-    with serve(tmp_path, bytes_per_second=5000) as served, RangeClient(served.url) as client:
-        fetched = fetch(client, deadline_seconds=9, costs=SLOW_MODEL, recompute=read, decode=decode)
-    first, second, third = fetched.outcome.decisions
-    assert fetched.parts == (1000, 1000, 1000)
-    assert second.asked_seconds < first.ready_seconds and third.asked_seconds < second.ready_seconds
-
-
-def test_damage_in_a_chunk_is_raised(tmp_path: Path) -> None:
-    write_cache(tmp_path)
-    for path in tmp_path.glob("level*.bin"):
-        path.write_bytes(bytes(path.stat().st_size))
-    with (
-        serve(tmp_path) as served,
-        RangeClient(served.url) as client,
-        pytest.raises(ValueError, match="begin with"),
-    ):
-        fetch(client, deadline_seconds=60, costs=SLOW_MODEL, recompute=read)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2},
-        {"num_tokens": [1, -1]},
-        {"num_tokens": [True, 1]},
-        {"num_tokens": [1]},
-        {"levels": []},
-        {"levels": [{"file": 3, "spans": [[0, 1], [1, 1]]}]},
-        {"levels": [{"file": "a", "spans": [[0, 0], [1, 1]]}]},
-        {"levels": [{"file": "a", "spans": [[0, 1, 2], [1, 1]]}]},
-        {"text": None},
-    ],
-)
-def test_manifests_are_checked(tmp_path: Path, change: dict[str, Any]) -> None:
-    publish(tmp_path, [[b"abc", b"de"]], [b"x", b"yz"], [3, 2])
-    facts = json.loads((tmp_path / MANIFEST).read_text())
-    manifest = Manifest.of(json.dumps(facts).encode())
-    assert manifest.levels == (("level0.bin", ((0, 3), (3, 2))),)
-    assert [chunk.text_bytes for chunk in manifest.chunks] == [1, 2]
-    with pytest.raises(ValueError, match="publish the cache again"):
-        Manifest.of(json.dumps(facts | change).encode())
-    for data in (b"", b"[" * 10**5, b"\xff", b"[]"):
-        with pytest.raises(ValueError, match="publish the cache again"):
-            Manifest.of(data)
-
-
-def test_unequal_numbers_of_chunks_are_not_published(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="equally many"):
-        publish(tmp_path, [[b"a"], [b"b", b"c"]], [b"t"], [1])
