@@ -65,6 +65,11 @@ def stretched(span: SpanModel, ids: Tensor, num_tokens: int, read_tokens: int) -
                 )
                 if plan.storage is None:
                     run.settle(index, "chunk")
+        for slab in layer.slabs:
+            if (
+                plan.storage is not None
+            ):  # what a storage method leaves has no more than the usual room behind it
+                slab.fit()
     run.seen = num_tokens
     run.token_ids = [ids[:read_tokens].repeat(-(-num_tokens // read_tokens))[:num_tokens]]
     return run
@@ -107,22 +112,19 @@ def attempt(span: SpanModel, ids: Tensor, num_tokens: int, read_tokens: int) -> 
 def longest(span: SpanModel, ids: Tensor, read_tokens: int, step: int) -> dict[str, Any]:
     """The longest context that fits, to `step` tokens, and the shortest that was seen not to."""
     run = span.reader().prefill(span.reader().new_run(), [ids[:read_tokens]])
-    at_least = run.kv_bytes / read_tokens  # room for a question included, so a little more
+    free = torch.cuda.mem_get_info()[1] - torch.cuda.memory_allocated()
+    guess = int(0.95 * free * read_tokens / run.kv_bytes)
     del run
-    most = torch.cuda.mem_get_info()[1]
-    high = int(1.2 * most / at_least) // step * step
-    low, found = 0, None
+    low, high, found = 0, 2 * guess // step * step, None
+    tried = guess // step * step
     while high - low > step:
-        # the first guess is that keys, values and the model's weights fill the memory
-        weights = torch.cuda.memory_allocated()
-        guess = int(0.9 * (most - weights) / at_least) if low == 0 and found is None else (low + high) // 2
-        middle = min(max(guess // step * step, low + step), high - step)
-        row = attempt(span, ids, middle, read_tokens)
-        print(span.spec, f"{middle:,}", json.dumps(row), flush=True)
+        row = attempt(span, ids, tried, read_tokens)
+        print(span.spec, f"{tried:,}", json.dumps(row), flush=True)
         if row is None:
-            high = middle
+            high = tried
         else:
-            low, found = middle, row
+            low, found = tried, row
+        tried = (low + high) // 2 // step * step
     if found is None:
         return {"skipped": f"nothing down to {high} tokens fits"}
     return {**found, "too_long": high}

@@ -198,6 +198,10 @@ class Storage(Method):
         a text ("read"), and later steps ("token") are decided layer by layer."""
         return "slab"
 
+    def keeps_itself(self) -> bool:
+        """True when it is a `Reading` too that decides by `Reader.keep` what stays of a text: coding waits for that."""
+        return False
+
     def lower_tier(self) -> Literal["host", "disk"] | None:
         """Where what it drops of a text goes, so that a question brings it back and `compact` decides anew, the question's queries
         observed ("read" once more); None: dropped for good."""
@@ -317,8 +321,17 @@ class Reader(Protocol):
         """What every open layer holds, slab by slab, with what `method` remembers there."""
         ...
 
-    def keep(self, run: Any, kept: Sequence[Tensor | None]) -> None:
-        """Free all but these places of what `held` showed, as `Storage.compact` returns them, and code the rest."""
+    def keep(
+        self,
+        run: Any,
+        kept: Sequence[Tensor | None],
+        blended: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+        *,
+        last: bool = True,
+    ) -> None:
+        """Free all but these places of what `held` showed, as `Storage.compact` returns them. `blended`: keys and values
+        `[B, k, n, D]` that stand at these places from now on, as `held` would show them; `last`: the text is over, so what is left
+        is coded."""
         ...
 
     def layer_logits(self, run: Any, layer: int) -> Tensor:

@@ -78,10 +78,19 @@ class ModelReader:
         """What every open layer holds for `method`; see `Reader`."""
         return run.held(method, [layer.index for layer in self.info.open_layers])
 
-    def keep(self, run: Run, kept: Sequence[Tensor | None]) -> None:
+    def keep(
+        self,
+        run: Run,
+        kept: Sequence[Tensor | None],
+        blended: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+        *,
+        last: bool = True,
+    ) -> None:
         """Free all but these places of what `held` showed, and code the rest; see `Reader`."""
         layers = [layer.index for layer in self.info.open_layers]
-        run.keep(layers, kept)
+        run.keep(layers, kept, blended)
+        if last:
+            run.code_text()
         for index in layers:
             for slab in run.layers[index].slabs:
                 slab.fit()

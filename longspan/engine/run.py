@@ -15,13 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longspan.engine.plan import Plan
+from longspan.engine.plan import LayerPlan, Plan
 from longspan.engine.scored import ScoredSlab
 from longspan.engine.store import SPARE_TOKENS, LayerStore, Slab
 from longspan.model_info import LayerInfo
 from longspan.ops.attend import Problem
 from longspan.ops.backend import Choice
 from longspan.roles import Codec, Event, Held, Phase, Step, Storage
+
+
+def _kept_by_reading(plan: LayerPlan, event: Event) -> bool:
+    """What stays of the layer's text is not decided yet."""
+    return event == "read" and plan.storage is not None and plan.storage.keeps_itself()
 
 
 class StopForward(Exception):
@@ -192,7 +197,8 @@ class Run:
             self._compact(plan.storage, [index], event)
         if plan.codec is not None:
             later |= plan.codec.together() == "model" and event != "token"
-            if not later and not (plan.storage is not None and event == "chunk"):
+            later |= plan.storage is not None and event == "chunk"
+            if not later and not _kept_by_reading(plan, event):
                 self._code(plan.codec, [index], event)
 
     def settle_model(self, event: Event) -> None:
@@ -202,11 +208,22 @@ class Run:
             self._compact(storage, layers, event)
         for index, plan in enumerate(self.plan.layers):
             waited = plan.storage is not None and plan.storage.together() == "model"
-            if waited and plan.codec is not None and plan.codec.together() != "model":
+            apart = plan.codec is not None and plan.codec.together() != "model"
+            if waited and apart and not _kept_by_reading(plan, event):
                 self._code(plan.codec, [index], event)
         for codec, layers in self.plan.sharing("codec"):
             assert isinstance(codec, Codec)
-            self._code(codec, layers, event)
+            if not any(_kept_by_reading(self.plan.layers[index], event) for index in layers):
+                self._code(codec, layers, event)
+
+    def code_text(self) -> None:
+        """A reading has decided what stays of a text: code it."""
+        for index, plan in enumerate(self.plan.layers):
+            if plan.codec is not None and plan.codec.together() != "model":
+                self._code(plan.codec, [index], "read")
+        for codec, layers in self.plan.sharing("codec"):
+            assert isinstance(codec, Codec)
+            self._code(codec, layers, "read")
 
     def held(self, method: object, layers: Sequence[int], *, raw: bool = False) -> list[Held]:
         """What these layers hold, slab by slab, with what `method` remembers there; see `ScoredSlab`."""
@@ -218,12 +235,17 @@ class Run:
                 found.append(Held(plan.info, view, self.state(index, method, number)))
         return found
 
-    def keep(self, layers: Sequence[int], kept: Sequence[Tensor | None]) -> None:
-        """Free all but these places of what `held` showed."""
+    def keep(
+        self,
+        layers: Sequence[int],
+        kept: Sequence[Tensor | None],
+        blended: Sequence[tuple[Tensor, Tensor] | None] | None = None,
+    ) -> None:
+        """Free all but these places of what `held` showed; `blended` are keys and values to stand there."""
         slabs = [slab for index in layers for slab in self.layers[index].slabs]
-        for slab, places in zip(slabs, kept, strict=True):
+        for slab, places, new in zip(slabs, kept, blended or [None] * len(kept), strict=True):
             if places is not None:
-                slab.keep(places)
+                slab.keep(places, new)
 
     def _compact(self, storage: Storage, layers: Sequence[int], event: Event) -> None:
         held = self.held(storage, layers)
@@ -238,8 +260,9 @@ class Run:
                     slab.put_by(tier)
         self.keep(layers, kept)
 
-    def _code(self, codec: Codec, layers: Sequence[int], event: Event) -> None:
+    def _code(self, codec: Codec | None, layers: Sequence[int], event: Event) -> None:
         slabs = [slab for index in layers for slab in self.layers[index].slabs]
+        assert codec is not None
         held = self.held(codec, layers, raw=True)
         if any(slab.raw_tokens for slab in slabs):
             for slab, coded in zip(slabs, codec.code(held, event=event), strict=True):

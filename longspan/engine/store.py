@@ -230,15 +230,21 @@ class Slab:
         slab._reallocate(slab.num_tokens + spare_tokens(raw))
         return slab
 
-    def keep(self, index: Tensor) -> None:
-        """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest; what was coded is decoded."""
+    def keep(self, index: Tensor, blended: tuple[Tensor, Tensor] | None = None) -> None:
+        """Keep the places `index` int64 `[B, 1 or k, n]` (ascending, -1 pads) and free the rest; what was coded is decoded.
+
+        blended: keys and values `[B, k, n, D]` that stand at these places instead of their own.
+        """
         B, k = self.keys.shape[:2]
         used = index >= 0
         rows = index.clamp(min=0).expand(B, k, -1)
         picked = rows[..., None].expand(-1, -1, -1, self.keys.shape[3])
         positions = self.positions.expand(B, max(index.shape[1], self.positions.shape[1]), -1)
         positions = positions.gather(2, index.clamp(min=0).expand(-1, positions.shape[1], -1))
-        keys, values = self.keys.gather(2, picked), self.values.gather(2, picked)
+        if blended is None:
+            keys, values = self.keys.gather(2, picked), self.values.gather(2, picked)
+        else:
+            keys, values = (new.to(x.dtype) for new, x in zip(blended, (self.keys, self.values), strict=True))
         self._keys, self._values, self.coded = keys, values, None
         self._positions = torch.where(used.expand_as(positions), positions, -1)
         self.rest()

@@ -152,16 +152,17 @@ def _shown(spec: str | None, means: Mapping[str, float], held: Mapping[str, floa
 
 def compression_figure(rows: Sequence[Row]) -> str:
     """Mean score by share of dense attention's bytes as one SVG: a panel a mode, a line a method."""
-    panels, names = [], list(compression_specs())
+    panels, methods = [], compression_specs()
     for number, (mode, title) in enumerate(MODES.items()):
         means, held = _means(rows, mode), _bytes(rows, mode)
         if DENSE in means:
-            panels += _panel(_LEFT + number * (_WIDTH + _GAP), title, means, held, names)
-    shown = [name for name in names if any(row["spec"] in compression_specs()[name].values() for row in rows)]
+            panels += _panel(_LEFT + number * (_WIDTH + _GAP), title, means, held, methods)
+    run = {row["spec"] for row in rows}
+    shown = [name for name, specs in methods.items() if run.intersection(specs.values())]
     left = _LEFT + 2 * (_WIDTH + _GAP)
     for line, name in enumerate(shown):
         y = _TOP + line * _LINE
-        panels.append(element("rect", x=left, y=y, width=12, height=4, fill=_colour(names, name)))
+        panels.append(element("rect", x=left, y=y, width=12, height=4, fill=_colour(methods, name)))
         panels.append(text(left + 18, y + 6, name, style="font:11px system-ui, sans-serif", fill="#333"))
     width, height = left + 150, max(_TOP + _HEIGHT + 40, _TOP + len(shown) * _LINE + 10)
     background = element("rect", x=0, y=0, width=width, height=height, fill="#fff")
@@ -171,12 +172,16 @@ def compression_figure(rows: Sequence[Row]) -> str:
     )  # fmt: skip
 
 
-def _colour(names: Sequence[str], name: str) -> str:
-    return _COLOURS[names.index(name) % len(_COLOURS)]
+def _colour(methods: Iterable[str], name: str) -> str:
+    return _COLOURS[list(methods).index(name) % len(_COLOURS)]
 
 
 def _panel(
-    left: float, title: str, means: Mapping[str, float], held: Mapping[str, float], names: Sequence[str]
+    left: float,
+    title: str,
+    means: Mapping[str, float],
+    held: Mapping[str, float],
+    methods: Mapping[str, Mapping[float, str]],
 ) -> list[str]:
     plain = {"style": "font:11px system-ui, sans-serif", "fill": "#333"}
 
@@ -205,12 +210,12 @@ def _panel(
     parts.append(
         element("line", x1=left, x2=left + _WIDTH, y1=y, y2=y, stroke="#999", stroke_dasharray="4 3")
     )
-    for name, specs in compression_specs().items():
+    for name, specs in methods.items():
         points = sorted(
             (held[spec] / held[DENSE], means[spec], spec) for spec in specs.values() if spec in means
         )
         places = [at(share, score) for share, score, _ in points]
-        colour = _colour(names, name)
+        colour = _colour(methods, name)
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=1.6))
         for (x, y), (share, score, spec) in zip(places, points, strict=True):

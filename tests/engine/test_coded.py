@@ -64,7 +64,9 @@ def test_a_long_past_is_decoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
     slab.rest()
     assert slab.coded is not None
     groups = {"half": slab.coded.tokens["half"], "values": slab.coded.tokens["values"][:, :, :2]}
-    slab.coded = Coded(num_tokens=11, tokens=groups, shared=slab.coded.shared)  # 2 groups do not part into 4 of 11
+    slab.coded = Coded(
+        num_tokens=11, tokens=groups, shared=slab.coded.shared
+    )  # 2 groups do not part into 4 of 11
     slab.decoder = lambda tokens, shared: watched({**tokens, "values": values[:, :, :11]}, shared)
     holds(slab, keys, values)
     assert asked[3:] == [11]

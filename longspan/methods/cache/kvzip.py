@@ -102,6 +102,9 @@ class KVzip(Eviction, Reading):
     def by_token(self) -> tuple[str, ...]:
         return ("received",)
 
+    def keeps_itself(self) -> bool:
+        return True
+
     def read(self, reader: Reader, ids: Iterable[Tensor], num_tokens: int | None) -> Any:
         run = reader.prefill(reader.new_run(num_tokens=num_tokens), ids)
         return self._zip(reader, run, first=0)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from longspan.engine.api import applied, load
+from longspan.engine.store import Slab
 from longspan.errors import SpecError, UserInputError
+from longspan.roles import Coded
 from longspan.spec import resolve
 from tests.methods.cache.evicting import attentions_of, bytes_of_slabs, eager_model, positions_of
 from tests.models import random_ids, random_model, word_tokenizer, words
@@ -105,6 +107,25 @@ def test_an_answer_leaves_what_is_kept_alone() -> None:
     before = positions_of(context.run)
     assert len(context.ask("w10 w11", max_new_tokens=6).token_ids) > 0
     assert positions_of(context.run) == before
+
+
+def test_a_codec_beside_it_codes_what_stays_and_nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, text, coded = random_model(), words(random_ids(NUM_TOKENS)), []
+    alone = load(model, "kvzip(keep=0.5)", tokenizer=word_tokenizer()).read(text, progress=False)
+    code = Slab.code
+
+    def watched(slab: Slab, given: Coded) -> None:
+        coded.append(given.num_tokens)
+        code(slab, given)
+
+    monkeypatch.setattr(Slab, "code", watched)
+    spec = "kvzip(keep=0.5) + kivi(bits=4, residual_tokens=0)"
+    both = load(model, spec, tokenizer=word_tokenizer()).read(text, progress=False)
+    assert positions_of(both.run) == positions_of(alone.run)
+    slabs = [slab for layer in both.run.layers for slab in layer.slabs]
+    assert all(slab.coded_tokens == slab.num_tokens // 32 * 32 for slab in slabs)
+    assert coded
+    assert both.kv_bytes < alone.kv_bytes
 
 
 def test_generate_is_refused() -> None:

@@ -1,0 +1,108 @@
+"""Kernels of one model on disk, as safetensors with what they were made of in the header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from longspan.methods.cache.lococo.mixing import NAMES, LayerKernels
+
+FORMAT = 1
+HEADER = "longspan_lococo"
+HOW = "train them with `python -m longspan.methods.cache.lococo MODEL --text FILE --out FILE`"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kernels:
+    """What training gave.
+
+    Args:
+        model: the name it was loaded by, for messages.
+        fingerprints: `ModelInfo.fingerprint` of its weights, one for each number format they may be loaded in.
+        layers: of each open layer, by its index.
+        settings: how they were trained, for the reader.
+    """
+
+    model: str
+    fingerprints: tuple[str, ...]
+    layers: Mapping[int, LayerKernels]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_kernels(path: str | Path, kernels: Kernels) -> None:
+    """Write kernels in float16; the file appears whole or not at all."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent} to save {target.name} in; make it first")
+    tensors = {
+        f"{index}.{name}": getattr(layer, name).detach().to("cpu", torch.float16).contiguous()
+        for index, layer in kernels.layers.items()
+        for name in NAMES
+    }
+    facts = {
+        "format": FORMAT,
+        "layers": sorted(kernels.layers),
+        "model": kernels.model,
+        "fingerprints": list(kernels.fingerprints),
+        "settings": dict(kernels.settings),
+        "hash": _hash_tensors(tensors),
+    }
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        save_file(tensors, beside, metadata={HEADER: json.dumps(facts)})
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_kernels(path: str | Path) -> Kernels:
+    """Read kernels that `save_kernels` wrote.
+
+    Raises:
+        ValueError: there is no such file, it holds no kernels, or its tensors are not those that were written.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; {HOW}")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            facts = json.loads((file.metadata() or {}).get(HEADER, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file, or is cut short; {HOW}") from error
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no kernels of lococo; {HOW}")
+    try:
+        wanted = sorted(f"{index}.{name}" for index in facts["layers"] for name in NAMES)
+        if sorted(tensors) != wanted or _hash_tensors(tensors) != facts["hash"]:
+            raise ValueError(f"{path} was altered since it was written; {HOW}")
+        return Kernels(
+            model=str(facts["model"]),
+            fingerprints=tuple(facts["fingerprints"]),
+            layers={
+                int(index): LayerKernels(**{name: tensors[f"{index}.{name}"] for name in NAMES})
+                for index in facts["layers"]
+            },
+            settings=dict(facts["settings"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds kernels with a part missing ({error}); {HOW}") from error
+
+
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        x = tensors[name].contiguous()
+        total.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
+        total.update(x.view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
