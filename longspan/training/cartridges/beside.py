@@ -27,7 +27,7 @@ from longspan.training.cartridges.slots import slots_of
 TWO = 0.25  # share of the steps with passages that have two of them
 ABOUT_PASSAGES = 0.3  # share of the rows of such a step that ask about a passage
 OTHERS = 0.2  # share of the rows that have conversations of which the answer is not about the sentence
-SPARE_TOKENS = 8
+SPARE_TOKENS = 64  # beyond a passage, which is cut from whole sentences that may join into fewer tokens
 
 
 @dataclass(frozen=True, kw_only=True)
