@@ -288,3 +288,17 @@ def test_what_cannot_be_decoded(triton_device: str) -> None:
     refused("not multiples of group_tokens=32", q, store, keys, values, lengths=lengths)
     small = inputs(bits=(2, 2), D=16, device=triton_device)
     refused("need a group_tokens of", *small, backend="triton")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compiles for a GPU")
+def test_an_answer_that_grows_compiles_nothing_anew() -> None:
+    from longspan.ops.quantised_decode.triton import quantised_kernel
+
+    def compiled() -> int:
+        return len(quantised_kernel.device_caches[torch.cuda.current_device()][0])
+
+    quantised_decode(*inputs(W=33, D=128, S=256, dtype=torch.bfloat16, device="cuda"), scale=0.1)
+    before = compiled()
+    for W, S in ((34, 256), (48, 256), (1, 288), (16, 512)):
+        quantised_decode(*inputs(W=W, D=128, S=S, dtype=torch.bfloat16, device="cuda"), scale=0.1)
+    assert compiled() == before

@@ -47,7 +47,7 @@ def _few_parts_kernel(
     tl.store(lse + row, tl.where(weights > 0, base + tl.log(safe), float("-inf")), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _many_parts_kernel(
     part_out,
     part_lse,

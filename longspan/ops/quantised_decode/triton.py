@@ -180,7 +180,7 @@ def keep(out, lse, place, valid, accs, highest, total, D: tl.constexpr):
     tl.store(lse + place, tl.where(total == 0.0, float("-inf"), (highest + tl.log2(safe)) * LN2), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["W", "num_groups"])  # they grow with every answer
 def quantised_kernel(
     q, key_codes, key_scales, value_codes, value_scales, recent_keys, recent_values, lengths, out, lse,
     q_stride_b, q_stride_h, q_stride_t,
