@@ -290,7 +290,7 @@ def test_what_cannot_be_decoded(triton_device: str) -> None:
     refused("need a group_tokens of", *small, backend="triton")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="compiles for a GPU")
+@pytest.mark.gpu
 def test_an_answer_that_grows_compiles_nothing_anew() -> None:
     from longspan.ops.quantised_decode.triton import quantised_kernel
 
