@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import longspan
@@ -59,6 +59,7 @@ def export(given: argparse.Namespace) -> None:
     (given.out / "model").mkdir(parents=True, exist_ok=True)
     model.hf_model.set_attn_implementation("sdpa")
     model.hf_model.save_pretrained(given.out / "model")
+    model.tokenizer.save_pretrained(given.out / "model")
     lines = []
     for name, _, item in cases(given.length, given.samples, model):
         chunks, _ = text_chunks(
@@ -81,60 +82,64 @@ def export(given: argparse.Namespace) -> None:
 
 
 def compare(given: argparse.Namespace) -> None:
-    """Run ours on what kvpress answered, score both, write and print a table."""
+    """Run ours on what kvpress answered, score both; all parts there, write and print a table."""
+    number, parts = (int(x) for x in given.part.split("/"))
     plan = json.loads((given.folder / "export.json").read_text())
-    theirs = [json.loads(line) for line in (given.folder / "kvpress.jsonl").read_text().splitlines()]
     base = longspan.load("reference", dtype=given.dtype, device=given.device)
-    by_sample: dict[str, list[dict[str, Any]]] = {}
-    for row in theirs:
-        by_sample.setdefault(row["sample"], []).append(row)
-    file = given.folder / "longspan.jsonl"
-    done = {}
-    if file.is_file():
-        done = {
-            (r["spec"], r["sample"]): r for r in (json.loads(line) for line in file.read_text().splitlines())
-        }
+    theirs: dict[str, list[dict[str, Any]]] = {}
+    for row in read_lines(given.folder, "kvpress"):
+        theirs.setdefault(row["sample"], []).append(row)
+    done = {(row["spec"], row["sample"]): row for row in read_lines(given.folder, "longspan")}
     pairs: list[dict[str, Any]] = []
-    with file.open("a") as out:
-        for name, exam, item in cases(plan["length"], plan["samples"], base):
+    with (given.folder / f"longspan.{number}.jsonl").open("a") as out:
+        for place, (name, exam, item) in enumerate(cases(plan["length"], plan["samples"], base)):
             assert isinstance(exam, AnswerExam)
-            for row in by_sample.get(name, []):
-                spec = OURS.get(row["press"], f"{row['press']}(keep={{keep}})")
-                spec = spec.format(keep=round(1 - row["ratio"], 4))
-                ours = done.get((spec, name))
-                if ours is None:
-                    ours = {
-                        "spec": spec,
-                        "sample": name,
-                        **exam.measure(base.with_methods(spec), item),
-                    }
-                    done[spec, name] = ours
-                    out.write(json.dumps(ours) + "\n")
+            for row in theirs.get(name, []) if place % parts == number - 1 or parts == 1 else []:
+                spec = spec_of(row["press"], row["ratio"])
+                if (spec, name) not in done:
+                    measured = exam.measure(base.with_methods(spec), item)
+                    done[spec, name] = {"spec": spec, "sample": name, **measured}
+                    out.write(json.dumps(done[spec, name]) + "\n")
                     out.flush()
-                text = (
-                    None
-                    if "error" in row
-                    else base.tokenizer.decode(row["token_ids"], skip_special_tokens=True)
-                )
-                pairs.append(
-                    {
-                        "press": row["press"],
-                        "ratio": row["ratio"],
-                        "mode": next(mode for mode in reversed(MODES) if name.startswith(mode)),
-                        "spec": spec,
-                        "ours": ours["score"],
-                        "theirs": None if text is None else exam.marked(text.strip(), item)["score"],
-                        "error": row.get("error"),
-                        "our_bytes": ours["kv_bytes"],
-                        "their_bytes": row.get("kv_bytes"),
-                        "versions": {key: row[key] for key in ("kvpress", "transformers", "torch")},
-                    }
-                )
-    found = summary(pairs) if pairs else []
-    for line in found:
-        line |= {"length": plan["length"], **{"longspan_versions": versions()}, "commit": commit()}
+                pairs.append(pair(row, done[spec, name], exam, item, base))
+    if parts > 1:
+        return
+    facts = {"length": plan["length"], "device": str(base.info.device), "longspan_versions": versions()}
+    found = [line | facts | {"commit": commit()} for line in summary(pairs)]
     write_json_whole(given.results, found)
     print(table(found))
+
+
+def read_lines(folder: Path, whose: str) -> list[dict[str, Any]]:
+    """Rows of all parts."""
+    files = sorted(folder.glob(f"{whose}.*jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def spec_of(press: str, dropped: float) -> str:
+    """Ours with the settings of a press."""
+    spec = OURS.get(press, f"{press}(keep={{keep}})")
+    return spec.format(keep=round(1 - dropped, 4))
+
+
+def pair(theirs: dict[str, Any], ours: dict[str, Any], exam: Any, item: Any, base: Any) -> dict[str, Any]:
+    """One sample under both, scored alike."""
+    score = None
+    if "error" not in theirs:
+        text = base.tokenizer.decode(theirs["token_ids"], skip_special_tokens=True)
+        score = exam.marked(text.strip(), item)["score"]
+    return {
+        "press": theirs["press"],
+        "ratio": theirs["ratio"],
+        "mode": next(mode for mode in reversed(MODES) if ours["sample"].startswith(mode)),
+        "spec": ours["spec"],
+        "ours": ours["score"],
+        "theirs": score,
+        "error": theirs.get("error"),
+        "our_bytes": ours["kv_bytes"],
+        "their_bytes": theirs.get("kv_bytes"),
+        "versions": {key: theirs[key] for key in ("kvpress", "transformers", "torch")},
+    }
 
 
 def summary(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,7 +160,10 @@ def summary(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "error": next((pair["error"] for pair in held if pair["error"]), None),
         }
         if both:
+            gaps = [pair["ours"] - pair["theirs"] for pair in both]
             row |= {
+                "equal": sum(abs(gap) < 1e-9 for gap in gaps),
+                "gap_error": round(stdev(gaps) / len(gaps) ** 0.5, 4) if len(gaps) > 1 else None,
                 "ours": round(fmean(pair["ours"] for pair in both), 4),
                 "theirs": round(fmean(pair["theirs"] for pair in both), 4),
                 "our_bytes": round(fmean(pair["our_bytes"] for pair in both)),
@@ -166,15 +174,20 @@ def summary(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown, a line for each press, budget and mode."""
-    lines = ["| press | dropped | question | n | kvpress | longspan | their MB | our MB |", "|---" * 8 + "|"]
+    """Markdown, a line for each press, budget and mode; beside ours the standard error of the difference, and how many samples score
+    alike."""
+    lines = [
+        "| press | dropped | question | n | alike | kvpress | longspan | their MB | our MB |",
+        "|---" * 9 + "|",
+    ]
     for row in rows:
         cells = [row["press"], f"{row['dropped']:.0%}", row["question"], str(row["samples"])]
         if "ours" in row:
-            cells += [f"{100 * row['theirs']:.1f}", f"{100 * row['ours']:.1f}"]
+            noise = "" if row["gap_error"] is None else f" ± {100 * row['gap_error']:.1f}"
+            cells += [str(row["equal"]), f"{100 * row['theirs']:.1f}", f"{100 * row['ours']:.1f}{noise}"]
             cells += [f"{row['their_bytes'] / 1e6:.2f}", f"{row['our_bytes'] / 1e6:.2f}"]
         else:
-            cells += [str(row["error"])[:40], "–", "–", "–"]
+            cells += ["–", str(row["error"])[:40], "–", "–", "–"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -193,6 +206,9 @@ def main() -> None:
     second.add_argument("folder", type=Path)
     second.add_argument("--device", default="cpu")
     second.add_argument("--dtype", default="float32")
+    second.add_argument(
+        "--part", default="1/1", help="K/N: measure the K-th of N parts of ours and write no table"
+    )
     second.add_argument("--results", type=Path, default=RESULTS)
     second.set_defaults(run=compare)
     given = parser.parse_args()

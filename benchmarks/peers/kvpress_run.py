@@ -3,7 +3,8 @@
     python benchmarks/peers/kvpress_run.py FOLDER --presses snapkv,knorm --ratios 0.5,0.75
 
 Imports torch, transformers and kvpress only. A text is read once under a press, as its pipeline does; the question and greedy
-decoding follow on the compressed cache. Every answer becomes a line of FOLDER/kvpress.jsonl; what is there is not done again.
+decoding follow on the compressed cache. Every answer becomes a line of FOLDER/kvpress.K.jsonl, K the part; what is there is not done
+again.
 """
 
 from __future__ import annotations
@@ -72,11 +73,14 @@ def main() -> None:
     parser.add_argument("--presses", default=",".join(PRESSES))
     parser.add_argument("--ratios", default="0.25,0.5,0.75,0.875,0.94", help="shares that are dropped")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--part", default="1/1", help="K/N: the K-th of N parts of the samples")
     given = parser.parse_args()
+    number, parts = (int(x) for x in given.part.split("/"))
     model = AutoModelForCausalLM.from_pretrained(given.folder / "model", attn_implementation="sdpa")
     model = model.to(given.device).eval()
-    samples = [json.loads(line) for line in (given.folder / "samples.jsonl").read_text().splitlines()]
-    file = given.folder / "kvpress.jsonl"
+    lines = (given.folder / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines][number - 1 :: parts]
+    file = given.folder / f"kvpress.{number}.jsonl"
     done = set()
     if file.is_file():
         rows = [json.loads(line) for line in file.read_text().splitlines()]

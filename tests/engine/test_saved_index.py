@@ -1,8 +1,4 @@
-"""What a method made of a text once, such as clusters of its keys, is saved with the context and not made again.
-
-The method here looks keys up by clusters, as Squeezed Attention does; it stands for any that keeps tensors in its state at the
-end of a text.
-"""
+"""What a method made of a text once, here clusters of its keys, is saved with the context and not made again."""
 
 from __future__ import annotations
 
@@ -19,62 +15,15 @@ from longspan.engine.span_file import SpanFile
 from longspan.errors import UserInputError
 from longspan.ops.estimate import centroids
 from longspan.storage.contexts import publish_context
-from tests.fake_methods import install
 from tests.models import random_ids, random_model, word_tokenizer, words
 
-CLUSTERED = '''\
-"""Visits the tokens of the clusters of keys that are nearest to a query."""
-
-from dataclasses import dataclass
-
-import torch
-
-from longspan.ops.estimate import centroids
-from longspan.roles import Selection, Storage
-from longspan.visit import Dense, Gather
-
-CARD = {
-    "title": "Clustered", "year": 2024, "paper_id": None, "family": "attention", "roles": ["Selection", "Storage"],
-    "phase": "decode", "training": "none", "exact": False, "frees": "no", "needs": [], "claim": {}, "example": "dense",
-    "identity": "dense", "tolerances": {},
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clustered(Selection, Storage):
-    """Settings."""
-
-    num_centroids: int = 16
-    visited: int = 3
-
-    def compact(self, layer, store, state, *, event):
-        if event == "read":
-            made = centroids.k_means(store.keys, self.num_centroids)
-            state.update(means=made.means_BKCD, order=made.order_BKS, starts=made.starts_BKC, clustered=store.num_tokens)
-        return None
-
-    def visit(self, step):
-        if "means" not in step.state:
-            return Dense()
-        made = centroids.Centroids(
-            means_BKCD=step.state["means"], order_BKS=step.state["order"], starts_BKC=step.state["starts"]
-        )
-        scores = centroids.centroid_scores(step.queries, made)
-        best = scores.topk(self.visited, dim=-1).indices.int()
-        known = step.state["clustered"]
-        found = centroids.tokens_of(made, best, known).long()
-        late = torch.arange(known, step.num_past).expand(*found.shape[:2], -1)
-        index = torch.cat((torch.where(found < 0, known + step.num_past, found).sort(-1).values, late), -1)
-        index = index.where(index < known + step.num_past, -1)
-        return Gather(index=index[:, :, None])
-'''
+SPEC = "squeezed(visit_share=0.05, observation_tokens=20, coarse_share=0.01)"
+CLUSTERED = [380, 19] * 2  # keys and their centroids, of each layer
 
 
 @pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many keys were clustered, call by call; the method is there."""
-    (tmp_path / "methods").mkdir()
-    install(tmp_path / "methods", monkeypatch, attention__clustered=CLUSTERED)
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many keys were clustered, call by call."""
     found: list[int] = []
     real = centroids.k_means
 
@@ -87,9 +36,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def make() -> SpanModel:
-    return longspan.load(
-        random_model(num_layers=2), "clustered", tokenizer=word_tokenizer(), chunk_tokens=100
-    )
+    return longspan.load(random_model(num_layers=2), SPEC, tokenizer=word_tokenizer(), chunk_tokens=100)
 
 
 def answers(context: Context) -> list[tuple[int, ...]]:
@@ -100,7 +47,7 @@ def answers(context: Context) -> list[tuple[int, ...]]:
 def test_opening_does_not_cluster_again(calls: list[int], tmp_path: Path, lazy: bool) -> None:
     model = make()
     context = model.read(random_ids(400))
-    assert calls == [400, 400], "once a layer"
+    assert calls == CLUSTERED
     expected = answers(context)
     dense = model.with_methods(None).read(random_ids(400))
     assert answers(dense) != expected, "it visits fewer keys"
@@ -115,15 +62,14 @@ def test_opening_does_not_cluster_again(calls: list[int], tmp_path: Path, lazy: 
             same = torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
             assert same and type(value) is type(other)
     names = SpanFile(tmp_path / "a.span").names
-    assert (
-        sum(name.startswith("state.") for name in names) == 2 * 3
-    )  # layers, and means, order and starts of each
+    # of both layers: means, order, starts, threshold; coarse means, their clusters, coarse threshold
+    assert sum(name.startswith("state.") for name in names) == 2 * 7
 
 
 def test_a_store_does_not_cluster_again(calls: list[int], tmp_path: Path) -> None:
     model, store = make(), longspan.ContextStore(tmp_path / "store")
     expected = answers(store.read(model, random_ids(400)))
-    assert calls == [400, 400]
+    assert calls == CLUSTERED
     calls.clear()
     again = store.read(model, random_ids(400))
     assert again.cached_tokens == 400 and answers(again) == expected and calls == []
