@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import longspan
-from longspan.engine.api import load
+from longspan.engine.api import applied, load
 from longspan.engine.model import SpanModel
 from longspan.engine.run import Run
 from longspan.errors import SpecError
@@ -368,11 +367,26 @@ def test_text_behind_a_text_is_clustered_with_it(monkeypatch: pytest.MonkeyPatch
     assert longer.ask("w10 w11", max_new_tokens=3).text
 
 
-def test_the_readme_example_of_the_module(tmp_path: Any) -> None:
-    model = make("squeezed(visit_share=0.1, observation_tokens=20)")
-    context = model.read(words(random_ids(400)))
-    context.save(tmp_path / "book.span")
-    back = longspan.open_context(tmp_path / "book.span", model)
-    assert (
-        back.ask("w10 w11", max_new_tokens=5).token_ids == context.ask("w10 w11", max_new_tokens=5).token_ids
-    )
+@pytest.mark.parametrize(
+    "more", ["choose=best", "coarse_share=0.03", "coarse_share=0.03, choose=best", "observation_tokens=250"]
+)
+def test_rows_of_a_padded_batch_equal_single_ones(more: str) -> None:
+    """Also where all that a row holds is its last tokens."""
+    spec = f"squeezed(cluster_share=0.1, {more}{'' if 'observation' in more else ', observation_tokens=16'})"
+    rows, model = [random_ids(210, seed=3), random_ids(300, seed=4)], random_model()
+    batch = torch.zeros(2, 300, dtype=torch.long)
+    for row, ids in zip(batch, rows, strict=True):
+        row[-len(ids) :] = ids
+
+    def decoded(ids: Tensor) -> Tensor:
+        """Logits `[B, 3, V]` of tokens behind a prompt."""
+        asked = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
+        made = model.generate(
+            ids, attention_mask=(ids > 0).long(), return_dict_in_generate=True, eos_token_id=None, **asked
+        )
+        return torch.stack(made.logits, 1)
+
+    with applied(model, spec):
+        together = decoded(batch)
+        for number, ids in enumerate(rows):
+            torch.testing.assert_close(together[number], decoded(ids[None])[0], atol=1e-4, rtol=1e-4)
