@@ -55,6 +55,7 @@ class Card:
         needs: what else it needs, in words.
         claim: the paper's claim as a check on the reference model: text, spec, task, length_tokens, against, and
             at_least (an accuracy) or margin (accuracy above `against`); empty where a method claims nothing.
+        shares: where `keep` does not say it, a spec for each share of the cache's bytes; may be left out.
         example: a spec, with settings small enough to act on a text of 300 tokens; the laws are tested on it.
         identity: a spec at which the method must equal dense attention on such a text (full budget, factor 1).
         tolerances: laws that hold approximately: law to reason, with its number.
@@ -75,6 +76,7 @@ class Card:
     frees: str
     needs: tuple[str, ...]
     claim: Mapping[str, Any]
+    shares: Mapping[float, str]
     example: str
     identity: str
     tolerances: Mapping[str, str]
@@ -88,7 +90,8 @@ class Card:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; without the path."""
         plain = {key: value for key, value in vars(self).items() if key not in ("path", "parameters")}
-        plain |= {"claim": dict(self.claim), "tolerances": dict(self.tolerances), "idea": self.idea}
+        plain |= {key: dict(getattr(self, key)) for key in ("claim", "shares", "tolerances")}
+        plain["idea"] = self.idea
         return plain | {"parameters": [asdict(parameter) for parameter in self.parameters]}
 
 
@@ -116,6 +119,7 @@ def read_card(path: Path | str) -> Card:
     for key in raw:
         if key not in _CHECKS:
             raise CardError(f"{path}: CARD has an unknown key {key!r}; {did_you_mean(str(key), _CHECKS)}")
+    raw = {"shares": {}, **raw}
     for key, (allowed, fits) in _CHECKS.items():
         if key not in raw:
             raise CardError(f"{path}: CARD has no key {key!r}; add it, allowed is {allowed}")
@@ -128,8 +132,10 @@ def read_card(path: Path | str) -> Card:
     if not source.docstring:
         raise CardError(f"{path} has no docstring; begin it with the idea of the method in one sentence")
     _check_claim(path, raw["claim"])
+    for spec in raw["shares"].values():
+        _check_spec(path, "shares", spec)
     values = dict(raw, roles=tuple(raw["roles"]), needs=tuple(raw["needs"]))
-    values |= {key: MappingProxyType(dict(raw[key])) for key in ("claim", "tolerances")}
+    values |= {key: MappingProxyType(dict(raw[key])) for key in ("claim", "shares", "tolerances")}
     return Card(
         name=name, path=path, docstring=source.docstring, parameters=method_parameters(path), **values
     )
@@ -149,19 +155,17 @@ def _check_claim(path: Path, claim: dict[str, Any]) -> None:
             problem = f"has {key!r} = {claim[key]!r}, allowed is {allowed}"
     if not problem and ("at_least" in claim) == ("margin" in claim):
         problem = "needs one of 'at_least' (an accuracy) and 'margin' (accuracy above 'against')"
-    if not problem:
-        try:
-            parse(claim["spec"])
-            for spec in (
-                claim["against"],
-                *claim.get("reach", {}).values(),
-                *claim.get("shares", {}).values(),
-            ):
-                parse(spec)
-        except SpecError as error:
-            problem = f"has a spec that cannot be read: {error}"
     if problem:
         raise CardError(f"{path}: CARD['claim'] {problem}")
+    for spec in (claim["spec"], claim["against"], *claim.get("reach", {}).values()):
+        _check_spec(path, "claim", spec)
+
+
+def _check_spec(path: Path, key: str, spec: str) -> None:
+    try:
+        parse(spec)
+    except SpecError as error:
+        raise CardError(f"{path}: CARD[{key!r}] has a spec that cannot be read: {error}") from error
 
 
 def _is_text(value: object) -> bool:
@@ -209,6 +213,7 @@ _CHECKS: dict[str, _Check] = {
     "frees": (f"one of {', '.join(FREES)}", lambda value: value in FREES),
     "needs": ("a list of strings", _is_texts),
     "claim": ("a dict", lambda value: isinstance(value, dict)),
+    "shares": ("a dict of a share of the bytes to a method spec", _is_shares),
     "example": ("a spec that acts on a text of 300 tokens", _is_text),
     "identity": ("a spec at which the method equals dense attention", _is_text),
     "tolerances": (
@@ -226,5 +231,4 @@ _CLAIM_CHECKS: dict[str, tuple[str, bool, Callable[[Any], bool]]] = {
     "margin": ("a difference of accuracies from -1 to 1", False, _is_difference),
     "samples": ("a number of samples", False, _is_count),
     "reach": ("a dict of a number of tokens to a method spec", False, _is_reach),
-    "shares": ("a dict of a share of the bytes to a method spec", False, _is_shares),
 }

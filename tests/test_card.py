@@ -125,6 +125,12 @@ def test_a_method_with_a_folder(methods: Path) -> None:
         ('"at_least": 0.9', '"at_least": 0.9, "margin": 0.1', "needs one of 'at_least'"),
         ('"against": "dense"', '"against": "dense("', "has a spec that cannot be read"),
         ('"length_tokens": 4096', '"length_tokens": 4096, "length": 1', "unknown key 'length'"),
+        (
+            "CARD = {",
+            'CARD = {"shares": {1.5: "dense"},',
+            "CARD['shares'] is {1.5: 'dense'}, allowed is a dict of a share",
+        ),
+        ("CARD = {", 'CARD = {"shares": {0.5: "dense("},', "CARD['shares'] has a spec that cannot be read"),
         ("class Squeeze(Storage)", "class Squeeze(object)", "defines none"),
         ("class _Helper", "class Helper", "defines Squeeze, Helper"),
         ("class Record:", "class Record", "is not Python"),

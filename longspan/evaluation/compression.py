@@ -1,7 +1,7 @@
 """The page that compares what is kept: RULER at several budgets, the question hidden from compression or seen by it.
 
 Rows come from the runner as in `longspan bench`. A method runs at every share of the cache: with that `keep`, where it has such a
-setting, else with the specs that its card's claim names under `shares`, by the share of the bytes that they hold. Some of them are
+setting, else with the specs that its card names under `shares`, by the share of the bytes that they hold. Some of them are
 also run with a codec beside them, keeping more tokens in the same bytes.
 """
 
@@ -65,8 +65,8 @@ def compression_specs(methods: Iterable[str] | None = None) -> dict[str, dict[fl
 
 
 def _specs(card: Card) -> dict[float, str]:
-    if "shares" in card.claim:
-        return {float(share): canonical(spec) for share, spec in card.claim["shares"].items()}
+    if card.shares:
+        return {share: canonical(spec) for share, spec in card.shares.items()}
     keeps = any(parameter.name == "keep" for parameter in card.parameters)
     if not keeps or "Storage" not in card.roles:
         return {}

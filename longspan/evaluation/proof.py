@@ -106,7 +106,7 @@ def load_claims() -> tuple[list[Claim], list[str]]:
         if not card.claim:
             silent.append(name)
             continue
-        fields = {key: value for key, value in card.claim.items() if key not in ("reach", "shares")}
+        fields = {key: value for key, value in card.claim.items() if key != "reach"}
         try:
             fields["spec"], fields["against"] = canonical(fields["spec"]), canonical(fields["against"])
             entry = find_task(fields["task"])

@@ -59,11 +59,11 @@ CARD = {
         "length_tokens": 4096,
         "against": "dense",
         "margin": -0.1,
-        "shares": {
-            0.5: "kivi(bits=8, group_tokens=128)",
-            0.25: "kivi(bits=4, group_tokens=128)",
-            0.125: "kivi(bits=2, group_tokens=128)",
-        },
+    },
+    "shares": {
+        0.5: "kivi(bits=8, group_tokens=128)",
+        0.25: "kivi(bits=4, group_tokens=128)",
+        0.125: "kivi(bits=2, group_tokens=128)",
     },
     "tolerances": {
         "left_padding": "groups are cut at other tokens of a row that has padding before it; errors stay within a step",

@@ -52,12 +52,12 @@ CARD = {
         "length_tokens": 2048,
         "against": "dense",
         "margin": -0.1,
-        "shares": {
-            0.75: "light_transfer(lazy_layers=0.25, recent_tokens=252)",
-            0.5: "light_transfer(lazy_layers=0.5, recent_tokens=252)",
-            0.25: "light_transfer(lazy_layers=0.75, recent_tokens=252)",
-            0.125: "light_transfer(lazy_layers=0.875, recent_tokens=124)",
-        },
+    },
+    "shares": {
+        0.75: "light_transfer(lazy_layers=0.25, recent_tokens=252)",
+        0.5: "light_transfer(lazy_layers=0.5, recent_tokens=252)",
+        0.25: "light_transfer(lazy_layers=0.75, recent_tokens=252)",
+        0.125: "light_transfer(lazy_layers=0.875, recent_tokens=124)",
     },
     "tolerances": {},
     "example": "light_transfer(lazy_layers=0.5, recent_tokens=64)",

@@ -51,9 +51,9 @@ CARD = {
         "length_tokens": 4096,
         "against": "dense",
         "margin": -0.1,
-        "shares": {
-            0.75: "think(prune=0.5)",
-        },
+    },
+    "shares": {
+        0.75: "think(prune=0.5)",
     },
     "tolerances": {
         "keys_before_rotation": "keys that are kept before rotation are chosen from and lose channels so",

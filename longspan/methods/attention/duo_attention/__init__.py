@@ -68,12 +68,12 @@ CARD = {
         "length_tokens": 4096,
         "against": "dense",
         "margin": -0.05,
-        "shares": {
-            0.75: "duo_attention(retrieval_fraction=0.75)",
-            0.5: "duo_attention(retrieval_fraction=0.5)",
-            0.25: "duo_attention(retrieval_fraction=0.25)",
-            0.125: "duo_attention(retrieval_fraction=0.0625)",
-        },
+    },
+    "shares": {
+        0.75: "duo_attention(retrieval_fraction=0.75)",
+        0.5: "duo_attention(retrieval_fraction=0.5)",
+        0.25: "duo_attention(retrieval_fraction=0.25)",
+        0.125: "duo_attention(retrieval_fraction=0.0625)",
     },
     "tolerances": {},
     "example": "duo_attention(retrieval_heads=[1, 2], sink_tokens=4, recent_tokens=32)",

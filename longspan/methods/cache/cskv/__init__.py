@@ -70,12 +70,12 @@ CARD = {
         "length_tokens": 2048,
         "against": "dense",
         "margin": -0.1,
-        "shares": {
-            0.5: "cskv(rank=0.5)",
-            0.25: "cskv(rank=0.25)",
-            0.125: "cskv(rank=0.5, bits=4)",
-            0.06: "cskv(rank=0.15, bits=4)",
-        },
+    },
+    "shares": {
+        0.5: "cskv(rank=0.5)",
+        0.25: "cskv(rank=0.25)",
+        0.125: "cskv(rank=0.5, bits=4)",
+        0.06: "cskv(rank=0.15, bits=4)",
     },
     "tolerances": {},
     "example": "cskv(rank=0.25, window_tokens=16, factors=text)",

@@ -70,6 +70,13 @@ CARD = {
         "of the reference model are bundled"
     ],
     "claim": {},
+    "shares": {  # of 4,096 tokens
+        0.75: "lococo(slots=3072)",
+        0.5: "lococo(slots=2048)",
+        0.25: "lococo(slots=1024)",
+        0.125: "lococo(slots=512)",
+        0.06: "lococo(slots=246)",
+    },
     "tolerances": {},
     "example": "lococo(slots=64, chunk_tokens=50, file=uniform)",
     "identity": "lococo(slots=1024, file=uniform)",
