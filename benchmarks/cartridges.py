@@ -201,7 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "commit": commit(),
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json_whole(given.out, [row | facts for row in rows])
+    # the folder is this machine's
+    kept = [row | facts | {"spec": row["spec"].replace(f"{given.folder}/", "")} for row in rows]
+    write_json_whole(given.out, kept)
     print(f"wrote {len(rows)} rows to {given.out}")
 
 

@@ -18,8 +18,8 @@ be asked to invent questions, such as the reference model, study by questions ma
 Without a file, `tokens=p` is the cartridge before its training: the text's first p tokens.
 
 Fails when: questions are of kinds that self-study did not ask, or of details that it did not come by: what was not trained is
-gone, and nothing says so. Several cartridges were never trained together: on the reference model one of two draws the attention of
-all questions, and the other answers almost none. Answers have no sources.
+gone, and nothing says so. Several cartridges were never trained together: on the reference model two that were trained in
+company of other passages answer two questions of three, those trained alone hardly any. Answers have no sources.
 A text of which one token is another needs a cartridge of its own.
 
     model = longspan.load("reference", methods="cartridges(file=doc.cartridge.safetensors)")
