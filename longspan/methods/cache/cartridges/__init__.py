@@ -19,7 +19,7 @@ Without a file, `tokens=p` is the cartridge before its training: the text's firs
 
 Fails when: questions are of kinds that self-study did not ask, or of details that it did not come by: what was not trained is
 gone, and nothing says so. Several cartridges were never trained together: on the reference model two that were trained in
-company of other passages answer two questions of three, those trained alone hardly any. Answers have no sources.
+company of other passages answer two questions of three, those trained alone one of four. Answers have no sources.
 A text of which one token is another needs a cartridge of its own.
 
     model = longspan.load("reference", methods="cartridges(file=doc.cartridge.safetensors)")
