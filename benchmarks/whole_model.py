@@ -8,7 +8,8 @@ nothing: every spec has fixed budgets, and only time and memory are compared. St
 not fit into memory the row says so. "dense" is longspan without a method: cuDNN attention over an in-place cache.
 
 A step of decoding is some thousand small kernels, which Python launches more slowly than the GPU runs them, so `ms_per_token`
-depends on how busy the host is; `gpu_ms_per_token`, the sum of the kernels' own times, does not.
+depends on how busy the host is; `gpu_ms_per_token`, the sum of the kernels' own times, does not. With `--in-turns` the caches of all specs
+stay, and `turn_ms_per_token` is the median over turns in which they decode one after the other.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,8 @@ SPECS = (
 )
 GATE_TOKENS, GATE_LAYERS = 600, 4
 PROFILED_TOKENS = 8
+TURNS, TURN_TOKENS = 9, 16
+_alone: dict[str, int] = {}  # memory that the model takes before any cache is made
 WARM_TOKENS = 24 * 1024  # read under every spec before anything is timed: its kernels are compiled then
 
 
@@ -113,8 +118,11 @@ def stock_run(model: LlamaForCausalLM, ids: Tensor, num_new: int) -> dict[str, A
         return _timed(lambda: step(ids.cuda()), step, num_new)
 
 
-def span_run(span: SpanModel, ids: Tensor, num_new: int) -> dict[str, Any]:
-    """longspan: the text is read in chunks, the last token is asked, then token by token."""
+def span_run(
+    span: SpanModel, ids: Tensor, num_new: int, steps: dict[str, Callable[[Tensor], Tensor]] | None = None
+) -> dict[str, Any]:
+    """longspan: the text is read in chunks, the last token is asked, then token by token. Where `steps` is given its step is put
+    there, and its cache stays."""
     reader = span.reader()
     runs: list[Any] = []
 
@@ -131,19 +139,37 @@ def span_run(span: SpanModel, ids: Tensor, num_new: int) -> dict[str, Any]:
     found = _timed(read, step, num_new)
     found["kv_bytes"] = runs[0].kv_bytes
     found["backends"] = backend_rows(runs[0].backends)
+    if steps is not None:
+        steps[span.spec] = step
     return found
+
+
+def in_turns(steps: dict[str, Callable[[Tensor], Tensor]]) -> dict[str, float]:
+    """Milliseconds a token of each, the median over turns."""
+    token = torch.zeros(1, dtype=torch.long, device="cuda")
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(TURNS):
+        for name, step in steps.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(TURN_TOKENS):
+                token = step(token)
+            torch.cuda.synchronize()
+            found[name].append(1e3 * (time.perf_counter() - start) / TURN_TOKENS)
+    return {name: round(statistics.median(times), 2) for name, times in found.items()}
 
 
 def _timed(first: Callable[[], Tensor], step: Callable[[Tensor], Tensor], num_new: int) -> dict[str, Any]:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
+    others = max(0, torch.cuda.memory_allocated() - _alone.setdefault("bytes", torch.cuda.memory_allocated()))
     torch.cuda.synchronize()
     start = time.perf_counter()
     token = first()
     torch.cuda.synchronize()
     to_first = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated()
+    peak = torch.cuda.max_memory_allocated() - others
     token = step(token)  # kernels of a decoding step are compiled here
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -155,7 +181,7 @@ def _timed(first: Callable[[], Tensor], step: Callable[[Tensor], Tensor], num_ne
         "seconds_to_first_token": round(to_first, 3),
         "ms_per_token": round(1e3 * wall / num_new, 2),
         "gpu_ms_per_token": round(_kernel_ms(step, token), 2),
-        "peak_bytes": max(peak, torch.cuda.max_memory_allocated()),
+        "peak_bytes": max(peak, torch.cuda.max_memory_allocated() - others),
         "prefill_peak_bytes": peak,
     }
 
@@ -194,6 +220,7 @@ def main() -> None:
     )
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--in-turns", action="store_true", help="keep all caches, and decode in turns")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if not torch.cuda.is_available():
@@ -216,14 +243,20 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for tokens in given.tokens:
         text, known = ids[:tokens], {"tokens": tokens, **facts}
+        steps: dict[str, Callable[[Tensor], Tensor]] | None = {} if given.in_turns else None
         if tokens < given.no_stock_from:
             span.detach()
-            rows.append(run_case("stock", lambda t=text: stock_run(model, t, given.new_tokens), known))
+            rows.append(run_case("stock", partial(stock_run, model, text, given.new_tokens), known))
             span = longspan.load(model)
         for spec in given.specs:
             under = span.with_methods(spec)
-            rows.append(run_case(spec, lambda s=under, t=text: span_run(s, t, given.new_tokens), known))
+            call = partial(span_run, under, text, given.new_tokens, steps)
+            rows.append(run_case(under.spec, call, known))
             write(rows, given.out)
+        for name, ms in in_turns(steps or {}).items():
+            next(row for row in reversed(rows) if row["case"] == name)["turn_ms_per_token"] = ms
+            print(tokens, name, f"{ms} ms a token in turns", flush=True)
+        write(rows, given.out)
     print(f"wrote {len(rows)} rows to {given.out}")
 
 
