@@ -222,7 +222,7 @@ def summarise(tally: dict[str, Tally]) -> list[dict[str, Any]]:
             "scheme": name,
             "bytes_per_token": round(row.num_bytes / row.tokens, 1),
             "bits_per_element": round(16 * row.num_bytes / row.raw_bytes, 3),
-            "smaller_than_int8": round(eight.num_bytes / row.num_bytes, 2),
+            "smaller_than_int8": round(eight.num_bytes / eight.tokens * row.tokens / row.num_bytes, 2),
         }
         if row.encode_seconds:
             facts["encode_mb_per_second"] = round(row.raw_bytes / row.encode_seconds / 1e6, 1)
