@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 import longspan
 from longspan.errors import UnsupportedLayerError
 from longspan.evaluation.haystacks.pydoc import pydoc_text
@@ -42,3 +45,18 @@ def read_text(place: str) -> str:
             f"there is no text at {place}; give a text file, a folder with .txt or .md files, or pydoc"
         )
     return "\n\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def spread_rows(ids: Tensor, row_tokens: int, most: int) -> Tensor:
+    """Rows `[n, row_tokens]` of a text `[N]`, from its beginning to its end, `most` at most.
+
+    Raises:
+        ValueError: it is too short for one.
+    """
+    num_rows = min(most, len(ids) // row_tokens)
+    if num_rows == 0:
+        raise ValueError(
+            f"the text has {len(ids)} tokens; give one of {row_tokens} or more, or fewer row_tokens"
+        )
+    starts = torch.linspace(0, len(ids) - row_tokens, num_rows).long()
+    return torch.stack([ids[start : start + row_tokens] for start in starts.tolist()])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,35 +20,12 @@ from longspan.ops.estimate import centroids
 from longspan.roles import Held, LayerInfo, Step
 from longspan.spec import resolve
 from longspan.visit import Dense, Gather
+from tests.methods.attention.stored import Store
 from tests.models import random_ids, random_model, word_tokenizer, words
 
 K, G, D = 2, 3, 8
 SCALE = 0.4
 SMALL: dict[str, Any] = {"cluster_share": 0.1, "visit_share": 0.15, "observation_tokens": 13}
-
-
-@dataclass
-class Store:
-    """Stored keys without an engine."""
-
-    keys: Tensor
-    positions: Tensor
-
-    @property
-    def values(self) -> Tensor:
-        return self.keys
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        return tuple(range(self.keys.shape[1]))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    @property
-    def filled(self) -> bool:
-        return bool((self.positions >= 0).all())
 
 
 def step_of(keys: Tensor, queries: Tensor, state: dict[str, Any], phase: Any, positions: Tensor) -> Step:

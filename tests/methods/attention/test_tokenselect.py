@@ -24,34 +24,11 @@ from longspan.ops.rotary_attention import naive as naive_module
 from longspan.roles import LayerInfo, Rope, Step
 from longspan.spec import resolve
 from longspan.visit import Dense, Gather
+from tests.methods.attention.stored import Store
 
 HEAD_DIM = 16
 FREQUENCIES = 10_000.0 ** (-torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM)
 SMALL: dict[str, Any] = {"top_tokens": 11, "sink_tokens": 3, "window_tokens": 7, "vote_queries": 4}
-
-
-@dataclass
-class Store:
-    """Stored keys without an engine."""
-
-    keys: Tensor
-    positions: Tensor
-
-    @property
-    def values(self) -> Tensor:
-        return self.keys
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        return tuple(range(self.keys.shape[1]))
-
-    @property
-    def num_tokens(self) -> int:
-        return self.keys.shape[2]
-
-    @property
-    def filled(self) -> bool:
-        return bool((self.positions >= 0).all())
 
 
 @dataclass

@@ -13,9 +13,10 @@ from longspan.engine.api import applied, load, open_context
 from longspan.engine.context import Context
 from longspan.engine.store import spare_tokens
 from longspan.errors import SpecError
+from longspan.methods._making import spread_rows
 from longspan.methods.cache import cskv as module
 from longspan.methods.cache.cskv import BUNDLED, Factors, load_factors, save_factors
-from longspan.methods.cache.cskv.__main__ import main, spread_rows
+from longspan.methods.cache.cskv.__main__ import main
 from longspan.methods.cache.cskv.train import (
     Training,
     collect,

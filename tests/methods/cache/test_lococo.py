@@ -16,9 +16,10 @@ from longspan.engine.context import Context
 from longspan.engine.prompt import encode
 from longspan.engine.store import spare_tokens
 from longspan.errors import SpecError, UserInputError
+from longspan.methods._making import spread_rows
 from longspan.methods.cache import lococo as module
 from longspan.methods.cache.lococo import BUNDLED, Kernels, LoCoCo, cut, load_kernels, save_kernels
-from longspan.methods.cache.lococo.__main__ import main, spread_rows
+from longspan.methods.cache.lococo.__main__ import main
 from longspan.methods.cache.lococo.mixing import NAMES, LayerKernels, compress, start_kernels
 from longspan.methods.cache.lococo.train import Training, attended, errors, train_kernels
 from longspan.roles import Step

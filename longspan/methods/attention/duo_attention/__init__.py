@@ -39,6 +39,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from longspan.methods._asset import check_made_for
 from longspan.methods.attention.duo_attention.gates import Gates, load_gates, save_gates
 from longspan.methods.attention.duo_attention.identify import identify_heads
 from longspan.roles import KeyView, LayerInfo, ModelInfo, Selection, Step, Storage
@@ -136,11 +137,7 @@ class DuoAttention(Selection, Storage):
         if self.gates is None and not BUNDLED.is_file():
             raise ValueError(f"there are no gates for {model.name}; {HOW}")
         found = self._loaded
-        if model.fingerprint not in found.fingerprints:
-            raise ValueError(
-                f"there are no gates for {model.name} ({model.fingerprint}): {self.gates or 'the bundled file'} "
-                f"holds those of {found.model} ({', '.join(found.fingerprints)}); {HOW}"
-            )
+        check_made_for(model, "gates", self.gates, found.model, found.fingerprints, HOW)
         shape = [len(row) for row in found.alpha]
         if shape != [layer.num_kv_heads for layer in model.layers]:
             raise ValueError(

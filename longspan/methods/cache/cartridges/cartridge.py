@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from longspan.methods._asset import hash_tensors, load_asset, save_asset
 
 FORMAT = 1
 HEADER = "longspan_cartridge"
@@ -57,9 +55,6 @@ def hash_ids(ids: Tensor) -> str:
 
 def save_cartridge(path: str | Path, cartridge: Cartridge) -> None:
     """Write a cartridge as safetensors; the file appears whole or not at all."""
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"there is no folder {target.parent} to save {target.name} in; make it first")
     tensors = {
         f"{name}.{layer}": x.detach().to("cpu").contiguous()
         for name, parts in (("keys", cartridge.keys), ("values", cartridge.values))
@@ -75,14 +70,8 @@ def save_cartridge(path: str | Path, cartridge: Cartridge) -> None:
         "document_tokens": cartridge.document_tokens,
         "head_tokens": cartridge.head_tokens,
         "settings": dict(cartridge.settings),
-        "hash": _hash_tensors(tensors),
     }
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        save_file(tensors, beside, metadata={HEADER: json.dumps(facts)})
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_asset(path, HEADER, facts, tensors)
 
 
 def load_cartridge(path: str | Path) -> Cartridge:
@@ -92,19 +81,17 @@ def load_cartridge(path: str | Path) -> Cartridge:
         ValueError: there is no such file, it holds no cartridge, or its tensors are not those that were written.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; {HOW}")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            facts = json.loads((file.metadata() or {}).get(HEADER, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is no cartridge, or is cut short; {HOW}") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no cartridge of this version of longspan; {HOW}")
+    facts, tensors = load_asset(
+        path,
+        HEADER,
+        version=FORMAT,
+        unreadable="cartridge",
+        foreign="cartridge of this version of longspan",
+        how=HOW,
+    )
     try:
         names = [f"{name}.{layer}" for name in ("keys", "values") for layer in range(facts["layers"])]
-        intact = sorted(tensors) == sorted(names) and _hash_tensors(tensors) == facts["hash"]
+        intact = sorted(tensors) == sorted(names) and hash_tensors(tensors) == facts["hash"]
         found = Cartridge(
             keys=tuple(tensors[f"keys.{layer}"] for layer in range(facts["layers"])) if intact else (),
             values=tuple(tensors[f"values.{layer}"] for layer in range(facts["layers"])) if intact else (),
@@ -120,12 +107,3 @@ def load_cartridge(path: str | Path) -> Cartridge:
     if not intact:
         raise ValueError(f"{path} was altered since it was written; {HOW}")
     return found
-
-
-def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        x = tensors[name].contiguous()
-        total.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
-        total.update(x.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()

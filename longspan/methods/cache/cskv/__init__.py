@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 
 from longspan.low_rank import resolve_rank, right_factors, to_heads, to_matrix
+from longspan.methods._asset import check_made_for
 from longspan.methods.cache.cskv.factors import Factors, load_factors, save_factors
 from longspan.ops.quantised_decode import QuantisedKV, dequantise, quantise
 from longspan.roles import Codec, Coded, Event, Held, LayerInfo, ModelInfo
@@ -127,11 +128,7 @@ class CSKV(Codec):
         if self.factors is None and not BUNDLED.is_file():
             raise ValueError(f"there are no factors for {model.name}; {HOW}")
         found = self._loaded
-        if model.fingerprint not in found.fingerprints:
-            raise ValueError(
-                f"there are no factors for {model.name} ({model.fingerprint}): {self.factors or 'the bundled file'} "
-                f"holds those of {found.model} ({', '.join(found.fingerprints)}); {HOW}"
-            )
+        check_made_for(model, "factors", self.factors, found.model, found.fingerprints, HOW)
         for layer in model.open_layers:
             channels = layer.num_kv_heads * layer.head_dim
             for name, rank in self._shares.items():

@@ -12,14 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 import longspan
 from longspan.engine.prompt import encode
 from longspan.low_rank import resolve_rank
-from longspan.methods._making import fingerprints, read_text
+from longspan.methods._making import fingerprints, read_text, spread_rows
 from longspan.methods.cache.cskv.factors import Factors, save_factors
 from longspan.methods.cache.cskv.train import GROUP_TOKENS, Training, collect, make_factors
 
@@ -86,17 +84,6 @@ def make(
         "row_tokens": row_tokens,
     }
     return Factors(model=name, fingerprints=fingerprints(name), tensors=tensors, settings=settings)
-
-
-def spread_rows(ids: Tensor, row_tokens: int, most: int) -> Tensor:
-    """Rows `[n, row_tokens]` of a text `[N]`, from its beginning to its end, `most` at most."""
-    num_rows = min(most, len(ids) // row_tokens)
-    if num_rows == 0:
-        raise ValueError(
-            f"the text has {len(ids)} tokens; give one of {row_tokens} or more, or fewer row_tokens"
-        )
-    starts = torch.linspace(0, len(ids) - row_tokens, num_rows).long()
-    return torch.stack([ids[start : start + row_tokens] for start in starts.tolist()])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from longspan.eviction import attention_received
+from longspan.methods._asset import check_made_for
 from longspan.methods.cache._rotary import rotated, unrotated
 from longspan.methods.cache.lococo.kernels import HOW, Kernels, load_kernels, save_kernels
 from longspan.methods.cache.lococo.mixing import LayerKernels, check_shares, compress
@@ -108,11 +109,9 @@ class LoCoCo(Storage, Reading):
         if self.file is None and not BUNDLED.is_file():
             raise ValueError(f"there are no kernels for {model.name}; {HOW}, and pass file=FILE")
         found = self._loaded
-        if model.fingerprint not in found.fingerprints:
-            raise ValueError(
-                f"there are no kernels for {model.name} ({model.fingerprint}): {self.file or 'the bundled file'} holds those of "
-                f"{found.model} ({', '.join(found.fingerprints)}); {HOW}, and pass file=FILE"
-            )
+        check_made_for(
+            model, "kernels", self.file, found.model, found.fingerprints, f"{HOW}, and pass file=FILE"
+        )
         for layer in model.open_layers:
             made = found.layers.get(layer.index)
             if made is None or made.down.shape[:2] != (layer.num_kv_heads, 2 * layer.head_dim):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from longspan.methods._asset import hash_tensors, load_asset, save_asset
 from longspan.methods.cache.lococo.mixing import NAMES, LayerKernels
 
 FORMAT = 1
@@ -41,9 +36,6 @@ class Kernels:
 
 def save_kernels(path: str | Path, kernels: Kernels) -> None:
     """Write kernels in float16; the file appears whole or not at all."""
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"there is no folder {target.parent} to save {target.name} in; make it first")
     tensors = {
         f"{index}.{name}": getattr(layer, name).detach().to("cpu", torch.float16).contiguous()
         for index, layer in kernels.layers.items()
@@ -55,14 +47,8 @@ def save_kernels(path: str | Path, kernels: Kernels) -> None:
         "model": kernels.model,
         "fingerprints": list(kernels.fingerprints),
         "settings": dict(kernels.settings),
-        "hash": _hash_tensors(tensors),
     }
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        save_file(tensors, beside, metadata={HEADER: json.dumps(facts)})
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_asset(path, HEADER, facts, tensors)
 
 
 def load_kernels(path: str | Path) -> Kernels:
@@ -72,19 +58,12 @@ def load_kernels(path: str | Path) -> Kernels:
         ValueError: there is no such file, it holds no kernels, or its tensors are not those that were written.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; {HOW}")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            facts = json.loads((file.metadata() or {}).get(HEADER, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is no safetensors file, or is cut short; {HOW}") from error
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no kernels of lococo; {HOW}")
+    facts, tensors = load_asset(
+        path, HEADER, version=FORMAT, unreadable="safetensors file", foreign="kernels of lococo", how=HOW
+    )
     try:
         wanted = sorted(f"{index}.{name}" for index in facts["layers"] for name in NAMES)
-        if sorted(tensors) != wanted or _hash_tensors(tensors) != facts["hash"]:
+        if sorted(tensors) != wanted or hash_tensors(tensors) != facts["hash"]:
             raise ValueError(f"{path} was altered since it was written; {HOW}")
         return Kernels(
             model=str(facts["model"]),
@@ -97,12 +76,3 @@ def load_kernels(path: str | Path) -> Kernels:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds kernels with a part missing ({error}); {HOW}") from error
-
-
-def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        x = tensors[name].contiguous()
-        total.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
-        total.update(x.view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
