@@ -11,10 +11,10 @@ import typer
 from longspan.cli._bench_options import read_lengths, read_tasks
 from longspan.cli._bench_run import finish, measure, open_runner
 from longspan.cli._bench_score import DATA_HELP, use_data
-from longspan.cli._output import check_writable, console, write_text
+from longspan.cli._output import check_writable, console, write_json, write_text
 from longspan.errors import UserInputError
 
-__all__ = ["Page", "pages", "write_proof"]
+__all__ = ["Page", "pages", "write_ledger"]
 
 
 class Page(StrEnum):
@@ -24,6 +24,7 @@ class Page(StrEnum):
     suites = "suites"
     positions = "positions"
     compression = "compression"
+    proof = "proof"
 
 
 def pages(
@@ -31,18 +32,24 @@ def pages(
         Page,
         typer.Argument(
             help="ruler: every method over RULER. suites: dense over every suite. positions: past the trained window. "
-            "compression: what is kept at five budgets."
+            "compression: what is kept at five budgets. proof: every method's claim, as `longspan bench --proof`."
         ),
     ],
     methods: Annotated[
         list[str] | None,
-        typer.Option(help="With ruler, positions and compression: names of methods; default all."),
+        typer.Option(help="With all but suites: names of methods; default all."),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="With suites: tasks or suites; default all.")] = None,
     lengths: Annotated[
         str | None, typer.Option(help="Only these of the page's lengths, such as 2K,4K.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of each task, length and spec.")] = 10,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Samples of each task, length and spec. Default: 10; with proof what each claim names.",
+        ),
+    ] = None,
     skip: Annotated[
         int, typer.Option(min=0, help="Leave out so many first samples, measured elsewhere.")
     ] = 0,
@@ -62,7 +69,7 @@ def pages(
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl.")] = Path("longspan-bench"),
     docs: Annotated[Path, typer.Option(help="Folder of proof.md and suites.md.")] = Path("docs"),
 ) -> None:
-    """Measure and write the tables of docs/: proof.md (RULER by method), suites.md, positions.md and compression.md.
+    """Measure and write the tables of docs/: proof.md (claims, RULER by method), suites.md, positions.md and compression.md.
 
     Example: longspan bench pages ruler --samples 10 --device cuda
     """
@@ -70,7 +77,7 @@ def pages(
     number, parts = _part(part)
     if read:
         rows = [row for file in read for row in _rows(file)]
-        _write(page, rows, docs)
+        _write(page, rows, samples, docs)
         return
     check_writable(out / "results.jsonl")
     runner = open_runner("reference", {"dtype": dtype, "device": device}, haystack, out, False, None)
@@ -81,18 +88,22 @@ def pages(
     jobs = sorted(jobs, key=lambda job: job.case.seed)[number - 1 :: parts]
     rows, _, stopped = measure(runner, jobs)
     if parts == 1 and not stopped:
-        _write(page, rows, docs)
+        _write(page, rows, samples, docs)
     finish(rows, stopped)
 
 
 def _plan(
-    page: Page, methods: list[str] | None, tasks: str | None, samples: int, skip: int, tokenizer: Any
+    page: Page, methods: list[str] | None, tasks: str | None, given: int | None, skip: int, tokenizer: Any
 ) -> list[Any]:
     from longspan.evaluation.compression import plan_compression
     from longspan.evaluation.exams import FIRST_SEED
     from longspan.evaluation.pages import plan_ruler, plan_suites
+    from longspan.evaluation.proof import chosen_claims, plan
     from longspan.evaluation.stretch import plan_stretch
 
+    samples = 10 if given is None else given
+    if page is Page.proof:
+        return plan(chosen_claims(methods), [1 + skip], tokenizer, given)
     if page is Page.compression:
         return plan_compression(methods, samples, FIRST_SEED + skip, tokenizer)
     if page is Page.positions:
@@ -117,15 +128,28 @@ def _rows(file: Path) -> list[Any]:
     return read_rows(file)
 
 
-def write_proof(file: Path, page: str) -> None:
-    """Write the ledger, with the RULER table that stands in the file."""
-    from longspan.evaluation.pages import RULER_END, RULER_START, kept_section, put_between
+def write_ledger(rows: list[Any], samples: int | None, docs: Path) -> None:
+    """Write proof.md, with the RULER table that stands in it, and proof.json.
 
+    Args:
+        rows: of all claims; one that is there twice counts once.
+        samples: of each claim; None for its own number.
+        docs: folder.
+    """
+    from longspan.evaluation.pages import RULER_END, RULER_START, kept_section, put_between
+    from longspan.evaluation.proof import judge, load_claims, proof_ledger, proof_markdown
+
+    rows = list({row["key"]: row for row in rows}.values())
+    claims, silent = load_claims()
+    verdicts = [judge(claim, rows, samples) for claim in claims]
+    command = "longspan bench --proof" + (f" --samples {samples}" if samples else "")
+    page, file = proof_markdown(verdicts, silent, rows, command), docs / "proof.md"
     kept = kept_section(file, RULER_START, RULER_END)
     write_text(file, page if kept is None else put_between(page, RULER_START, RULER_END, kept))
+    write_json(docs / "proof.json", proof_ledger(verdicts, silent, rows))
 
 
-def _write(page: Page, rows: list[Any], docs: Path) -> None:
+def _write(page: Page, rows: list[Any], samples: int | None, docs: Path) -> None:
     from longspan.evaluation.compression import compression_figure, compression_page
     from longspan.evaluation.pages import RULER_END, RULER_START, put_between, ruler_section, suites_page
     from longspan.evaluation.stretch import stretch_figure, stretch_page
@@ -135,6 +159,9 @@ def _write(page: Page, rows: list[Any], docs: Path) -> None:
         whole = file.read_text(encoding="utf-8") if file.exists() else "# Proof\n"
         rows = [row for row in rows if row["suite"] == "ruler"]
         write_text(file, put_between(whole, RULER_START, RULER_END, ruler_section(rows)))
+    elif page is Page.proof:
+        file = docs / "proof.md"
+        write_ledger(rows, samples, docs)
     elif page is Page.positions:
         file = docs / "positions.md"
         write_text(docs / "images" / "positions.svg", stretch_figure(rows))

@@ -13,7 +13,7 @@ import typer
 from longspan.cli._bench_compare import compare
 from longspan.cli._bench_embed import embed
 from longspan.cli._bench_options import read_depths, read_lengths, read_seeds, read_tasks, rerun_command
-from longspan.cli._bench_pages import pages, write_proof
+from longspan.cli._bench_pages import pages, write_ledger
 from longspan.cli._bench_run import (
     commit_notes,
     finish,
@@ -226,31 +226,22 @@ def _run_proof(
     json_file: Path | None,
 ) -> None:
     from longspan.cli._bench_view import proof_table
-    from longspan.errors import did_you_mean
-    from longspan.evaluation.proof import judge, load_claims, plan, proof_ledger, proof_markdown
+    from longspan.evaluation.proof import chosen_claims, judge, load_claims, plan, proof_ledger
 
-    claims, silent = load_claims()
-    names = {claim.method for claim in claims}
-    for name in methods or []:
-        if name not in names:
-            raise UserInputError(f"--methods {name!r} is no method with a claim; {did_you_mean(name, names)}")
+    claims, chosen = load_claims()[0], chosen_claims(methods)
     tokenizer, first = runner.model.tokenizer, read_seeds("1" if seeds is None else seeds)
-    chosen = [claim for claim in claims if not methods or claim.method in methods]
     measured, _, stopped = measure(runner, plan(chosen, first, tokenizer, samples))
     keys = dict.fromkeys(
         runner.key(job.case, spec) for job in plan(claims, first, tokenizer, samples) for spec in job.specs
     )
     rows = [runner.log.rows[key] for key in keys if key in runner.log.rows]
-    verdicts = [judge(claim, rows, samples) for claim in claims]
-    shown = [verdict for verdict in verdicts if verdict.claim in chosen]
+    shown = [judge(claim, rows, samples) for claim in chosen]
     console().print(proof_table(shown))
     for note in commit_notes(runner, rows):
         console().print(note)
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
-    command = "longspan bench --proof" + (f" --samples {samples}" if samples else "")
-    write_proof(docs / "proof.md", proof_markdown(verdicts, silent, rows, command))
-    write_json(docs / "proof.json", proof_ledger(verdicts, silent, rows))
+    write_ledger(rows, samples, docs)
     console().print(f"Ledger: {docs / 'proof.md'}, {docs / 'proof.json'}   Results: {runner.log.path}")
     if json_file is not None:
         write_json(json_file, proof_ledger(shown, [], rows))

@@ -139,12 +139,18 @@ def compression_page(rows: Sequence[Row]) -> str:
         if not means:
             continue
         whole = f"{100 * means[DENSE]:.1f} in {bytes_text(held[DENSE])}" if DENSE in means else "not run"
-        lines += [f"## {title}", "", f"{len(tasks)} tasks. `dense` keeps everything: {whole}.", ""]
+        lines += [
+            f"## {title}",
+            "",
+            f"{len(tasks)} tasks. `dense` keeps everything: {whole}.",
+            *_unanswered(rows, tasks),
+            "",
+        ]
         lines += ["| method | " + " | ".join(f"{100 * share:g}%" for share in SHARES) + " |"]
         lines += ["|---" * (1 + len(SHARES)) + "|"]
-        best = {share: _best(methods, share, means, held) for share in SHARES}
+        leaders = {share: _leaders(methods, share, means, held) for share in SHARES}
         for name, specs in methods.items():
-            cells = [_shown(specs.get(share), means, held, best[share]) for share in SHARES]
+            cells = [_shown(specs.get(share), means, held, leaders[share]) for share in SHARES]
             if any(cell != "–" for cell in cells):
                 lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
         lines.append("")
@@ -164,25 +170,34 @@ def compression_page(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", *measured_with(rows)]) + "\n"
 
 
-def _best(
+def _unanswered(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+    """A sentence about the tasks that no spec scores anything in, which count like the others."""
+    best = dict.fromkeys(tasks, 0.0)
+    for (_, task, _), found in scores_by_cell(rows).items():
+        if task in best:
+            best[task] = max(best[task], *found)
+    names = [f"`{task.rpartition('/')[2]}`" for task, score in best.items() if score == 0]
+    return [f"No spec answers anything in {' and '.join(names)}, which count."] if names else []
+
+
+def _leaders(
     methods: Mapping[str, Mapping[float, str]],
     share: float,
     means: Mapping[str, float],
     held: Mapping[str, float],
-) -> float | None:
-    """The highest mean at a share, of what does not hold much more."""
+) -> set[str]:
+    """The specs with the highest mean at a share, of those that do not hold much more."""
     most = ABOVE * share * held.get(DENSE, float("inf"))
-    found = (specs[share] for specs in methods.values() if specs.get(share) in means)
-    return max((means[spec] for spec in found if held[spec] <= most), default=None)
+    found = [specs[share] for specs in methods.values() if specs.get(share) in means]
+    fitting = {spec: means[spec] for spec in found if held[spec] <= most}
+    return {spec for spec, mean in fitting.items() if mean == max(fitting.values())}
 
 
-def _shown(
-    spec: str | None, means: Mapping[str, float], held: Mapping[str, float], best: float | None
-) -> str:
+def _shown(spec: str | None, means: Mapping[str, float], held: Mapping[str, float], leaders: set[str]) -> str:
     if spec is None or spec not in means:
         return "–"
     score = f"{100 * means[spec]:.1f}"
-    return f"{f'**{score}**' if means[spec] == best else score} in {bytes_text(held[spec])}"
+    return f"{f'**{score}**' if spec in leaders else score} in {bytes_text(held[spec])}"
 
 
 def compression_figure(rows: Sequence[Row]) -> str:

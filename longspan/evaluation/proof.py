@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longspan.card import all_cards
-from longspan.errors import CardError
+from longspan.errors import CardError, UserInputError, did_you_mean
 from longspan.evaluation.metrics.interval import newcombe_interval
 from longspan.evaluation.registry import find_task
 from longspan.evaluation.results import Row
@@ -27,6 +27,7 @@ __all__ = [
     "SAMPLES",
     "Claim",
     "Verdict",
+    "chosen_claims",
     "judge",
     "load_claims",
     "plan",
@@ -119,6 +120,20 @@ def load_claims() -> tuple[list[Claim], list[str]]:
             )
         claims.append(Claim(method=name, **fields))
     return claims, silent
+
+
+def chosen_claims(methods: Sequence[str] | None) -> list[Claim]:
+    """Claims of these methods, of all where none is named.
+
+    Raises:
+        UserInputError: one of the names has no claim.
+    """
+    claims, _ = load_claims()
+    names = {claim.method for claim in claims}
+    for name in methods or []:
+        if name not in names:
+            raise UserInputError(f"--methods {name!r} is no method with a claim; {did_you_mean(name, names)}")
+    return [claim for claim in claims if not methods or claim.method in methods]
 
 
 def plan(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from longspan.cli import run
+from longspan.evaluation.proof import load_claims
 from longspan.evaluation.results import IDENTITY, row_key
 
 
@@ -105,6 +106,33 @@ def test_pages_are_written_from_rows_and_keep_what_stands_around(tmp_path: Path)
     assert "| `dense` | `dense` | **50.0** | 50 |" in page
     assert run(["bench", "pages", "suites", *words]) == 0
     assert "| `vt` | tracing |" in (tmp_path / "suites.md").read_text()
+
+
+def test_a_ledger_of_rows_from_several_machines(tmp_path: Path) -> None:
+    claim = next(claim for claim in load_claims()[0] if claim.method == "dense")
+    rows = []
+    for number in range(claim.samples):
+        fields = {name: "x" for name in IDENTITY} | {
+            "suite": "ruler", "task": claim.task, "spec": "dense", "length_tokens": claim.length_tokens,
+            "kind": "answer", "depth": None, "seed": number,
+        }  # fmt: skip
+        costs = {
+            "prefill_seconds": 1.0,
+            "decode_seconds": 1.0,
+            "kv_bytes": 8,
+            "peak_kv_bytes": 8,
+            "generated_tokens": 1,
+        }
+        done = {"key": row_key(fields), "status": "done", "score": 1.0, "correct": True, "versions": {}}
+        rows.append(json.dumps(fields | costs | done | {"commit": "abc"}))
+    (tmp_path / "a.jsonl").write_text("\n".join(rows[:12]) + "\n")
+    (tmp_path / "b.jsonl").write_text("\n".join(rows[8:]) + "\n")  # four of them twice
+    (tmp_path / "proof.md").write_text("# Proof\n")
+    words = ["--from", str(tmp_path / "a.jsonl"), "--docs", str(tmp_path)]
+    assert run(["bench", "pages", "proof", *words]) == 0
+    assert f"12 of {claim.samples} samples are there" in (tmp_path / "proof.md").read_text()
+    assert run(["bench", "pages", "proof", "--from", str(tmp_path / "b.jsonl"), *words]) == 0
+    assert json.loads((tmp_path / "proof.json").read_text())["numbers"]["dense"]["holds"] is True
 
 
 def test_published_data_are_cited_and_cuts_are_said(
