@@ -87,7 +87,8 @@ def _attend_tokens(run: Run, index: int, new: NewTokens, start: int, stop: int) 
     """The tokens `[start, stop)`, chunk by chunk, each stored, attended to, and compacted where a method does."""
     plan, outs = run.plan.layers[index], []
     for first, end in _chunks(run, plan, start, stop):
-        outs.append(_attend_chunk(run, index, new.cut(first, end)))
+        part = new if end - first == new.num_tokens else new.cut(first, end)
+        outs.append(_attend_chunk(run, index, part))
         for slab in run.layers[index].slabs:
             slab.rest()
         if run.recalling:

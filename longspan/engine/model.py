@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longspan.engine.context import Context
+from longspan.engine.graphs import StepGraphs
 from longspan.engine.inspect import attention_outputs, check_parity, inspect_model, layers_without_rotary
 from longspan.engine.plan import Plan, build_plan
 from longspan.engine.progress import Progress
@@ -29,6 +30,7 @@ class LoadedModel:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         stock = attention_outputs(model, lambda ids: model(input_ids=ids, use_cache=False))
         self.info: ModelInfo = inspect_model(model, name)
+        self.graphs = StepGraphs(model) if self.info.device.type == "cuda" else None
         self.seam = Seam.of(model)
         self.seam.attach()
         self._stock = stock
@@ -121,6 +123,7 @@ class SpanModel:
             self.hf_model,
             self.info,
             self.plan,
+            graphs=self.loaded.graphs,
             chunk_tokens=chunk_tokens or self.chunk_tokens,
             on_progress=on_progress,
         )

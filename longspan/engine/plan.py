@@ -39,6 +39,11 @@ class LayerPlan:
     codec: Codec | None = None
     steerings: tuple[Steering, ...] = ()
 
+    @property
+    def rotation(self) -> object:
+        """What stands for the rotation of new tokens: equal where they are rotated alike. As long as the plan lives."""
+        return "at attention" if self.pre_rotary else id(self.info.rope) if self.new_rope else "as trained"
+
     def rotary(self, slab: Slab) -> Rotary | None:
         """The rotation that attention does itself over what `slab` holds, where keys are kept before rotation."""
         if not self.pre_rotary:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from longspan.engine.graphs import StepGraphs
 from longspan.engine.plan import Plan
 from longspan.engine.run import Run, StopForward
 from longspan.engine.seam import SpanCache, cos_and_sin
@@ -41,6 +42,7 @@ class ModelReader:
     """`Reader` over one attached model and one plan.
 
     Args:
+        graphs: recorded steps of decoding; None runs each as it is.
         chunk_tokens: tokens per forward while reading; the peak memory of reading grows with it.
         on_progress: called with the number of tokens read, after each chunk.
     """
@@ -51,10 +53,11 @@ class ModelReader:
         info: ModelInfo,
         plan: Plan,
         *,
+        graphs: StepGraphs | None = None,
         chunk_tokens: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        self.model, self.info, self.plan = model, info, plan
+        self.model, self.info, self.plan, self.graphs = model, info, plan, graphs
         self.chunk_tokens = chunk_tokens or CHUNK_TOKENS.get(info.device.type, 1024)
         self.on_progress = on_progress
 
@@ -190,11 +193,11 @@ class ModelReader:
             run.token_ids.append(ids.cpu())
             ids = ids.expand(run.num_rows, -1)
         ids = ids.to(self.info.device)
-        at = torch.arange(run.seen, run.seen + ids.shape[1], device=ids.device)[None]
+        at = torch.arange(run.seen, run.seen + ids.shape[1], device=ids.device).expand(ids.shape)
         run.stop_after_layer = stop_after_layer
         inputs = {
             "input_ids": ids,
-            "position_ids": at.expand(ids.shape),
+            "position_ids": at,
             "past_key_values": SpanCache(run),
             "use_cache": True,
         }
@@ -203,6 +206,10 @@ class ModelReader:
             run.watchers.append(watch)
         try:
             with watch_backends() as seen:
+                if self.graphs is not None and want_logits and ids.shape[1] == 1 and not (keep_all or watch):
+                    logits = self.graphs.step(run, ids, at)
+                    if logits is not None:
+                        return logits
                 if want_logits:
                     return self.model(**inputs, logits_to_keep=0 if keep_all else 1).logits.float()
                 self.model.get_decoder()(**inputs)

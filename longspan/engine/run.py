@@ -55,6 +55,10 @@ class Run:
     peak_bytes: int = 0
     backends: Counter[Choice] = field(default_factory=Counter)
     recalling: bool = False
+    cut: Callable[..., Tensor] | None = None  # stands in for attention while a step is recorded
+    graphs_state: tuple[int, ...] | None = (
+        None  # of the model, when this run's steps were last seen to fit it
+    )
     forward_positions: tuple[Tensor | None, Tensor | None, int, tuple[Tensor, int | None, bool]] | None = None
 
     def __post_init__(self) -> None:

@@ -128,6 +128,8 @@ def _attention(
         )
     run = key.run
     index = int(module.layer_idx)  # type: ignore[arg-type]
+    if run.cut is not None:
+        return run.cut(index, query, key.keys, key.values, scale), None
     positions, first, padded = _positions(run, query, attention_mask, position_ids)
     new = NewTokens(
         queries=query,
@@ -243,6 +245,11 @@ class Seam:
             model.set_attn_implementation(self._previous)
         for module in self._training:
             module.training = True
+
+
+def is_own_hook(hook: object) -> bool:
+    """Whether a hook on a module is the seam's."""
+    return hook is _before_attention
 
 
 def _before_attention(

@@ -146,6 +146,12 @@ def _too_old(capability: tuple[int, int]) -> str:
 
 
 @cache
+def num_processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a CUDA device; elsewhere, in Triton's interpreter, 2: enough programs to cut heads apart."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@cache
 def capability_of(index: int) -> tuple[int, int]:
     """Compute capability of a CUDA device."""
     return torch.cuda.get_device_capability(index)

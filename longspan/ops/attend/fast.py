@@ -3,6 +3,8 @@ choice, partial results merged."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from longspan.ops.attend.slices import attend_slices
 from longspan.ops.backend import choose
 from longspan.ops.block_sparse import block_sparse_prefill
 from longspan.ops.decode import Ragged, gather_decode, ragged_decode
-from longspan.ops.quantised_decode import quantised_decode
+from longspan.ops.quantised_decode import served_quantised_decode
 from longspan.ops.rotary_attention import rotary_attention, rotary_reason
 from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges, Visit, visit_of_heads
 
@@ -24,7 +26,7 @@ def attend(problem: Problem) -> Tensor:
     """Attention output `[B, H, T, D]`; the same function as `naive_attend`, faster."""
     p, visit = problem, problem.visit
     if p.quantised is not None:
-        return quantised_decode(p.queries, p.quantised, p.keys, p.values, scale=p.scale)[0]
+        return served_quantised_decode(p.queries, p.quantised, p.keys, p.values, scale=p.scale)[0]
     if isinstance(visit, PerHead):
         out = torch.empty_like(p.queries)
         for heads, part in (cut for whole in visit.parts for cut in _by_kv_head(*whole, p.num_groups)):
@@ -58,8 +60,19 @@ def attend(problem: Problem) -> Tensor:
         return rotary_attention(
             p.queries, p.keys, p.values, rotary=p.rotary, first=p.contiguous_from, scale=p.scale
         )[0]
-    lengths = torch.full(p.keys.shape[:2], p.num_tokens, dtype=torch.int32, device=p.keys.device)
+    lengths = _lengths(*p.keys.shape[:2], p.num_tokens, p.keys.device, _stream(p.keys))
     return ragged_decode(p.queries, Ragged(keys=p.keys, values=p.values, lengths=lengths), scale=p.scale)[0]
+
+
+@lru_cache(maxsize=8)
+def _lengths(rows: int, heads: int, tokens: int, device: torch.device, stream: int) -> Tensor:
+    """int32 `[rows, heads]` of `tokens`: one launch for the layers of a step, which hold equally many."""
+    with torch.inference_mode(False):
+        return torch.full((rows, heads), tokens, dtype=torch.int32, device=device)
+
+
+def _stream(x: Tensor) -> int:
+    return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
 
 
 def _attend_table(p: Problem, table: BlockTable) -> Tensor:

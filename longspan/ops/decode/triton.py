@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from longspan.ops.backend import num_processors
 from longspan.ops.decode.kernel import LOG2E, decode_kernel
 from longspan.ops.decode.ragged import Ragged
 from longspan.ops.decode.tile import CONTIGUOUS, GATHER, PAGED, POOL
@@ -154,7 +155,7 @@ def _launch(
     num_heads, G = B * kv_heads, H // kv_heads
     config = config or config_for(G * T, D, q.element_size(), None if table is None else page_tokens)
     block = config.block_tokens
-    wave = config.programs_per_sm * _num_sms(q.device)
+    wave = config.programs_per_sm * num_processors(q.device)
     most_tiles = most_tokens // block + num_heads
     waves = min(config.most_waves, max(1, most_tiles // (wave * config.least_tiles)))
     programs = max(min(waves * wave, most_tiles), num_heads)
@@ -231,10 +232,3 @@ def _descriptor(x: Tensor, box: list[int]) -> Any:
 def _fits_tma(x: Tensor) -> bool:
     strides = [n * x.element_size() for n in x.stride()[:-1]]
     return x.data_ptr() % 16 == 0 and all(n % 16 == 0 and n > 0 for n in strides)
-
-
-@cache
-def _num_sms(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 2  # the interpreter: enough programs to cut heads apart
-    return torch.cuda.get_device_properties(device).multi_processor_count

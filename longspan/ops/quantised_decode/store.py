@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -74,6 +75,7 @@ class QuantisedKV:
         return {name: x for name, x in found.items() if isinstance(x, Tensor)}
 
 
+@cache
 def word_shape(bits: int, head_dim: int) -> tuple[int, int]:
     """`(R, C)`: tokens and channels of a word. Channels first, as long as 16 words or more remain along them."""
     channels = 1

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from longspan.ops.merge_states import merge_stacked
+from longspan.ops.backend import num_processors
+from longspan.ops.merge_states.triton import triton_merge_stacked
 from longspan.ops.overlap import follow, overlap
 from longspan.ops.quantised_decode.fields import exp2, inverse, log2, numbers, offset, tokens_alike
 from longspan.ops.quantised_decode.launch import Launch, choose_launch
@@ -252,7 +253,7 @@ def triton_quantised_decode(
     rows = H // K * T
     launch = launch or choose_launch(store, rows)
     row_blocks = triton.cdiv(rows, launch.rows)
-    processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
+    processors = num_processors(q.device)
     wave = processors * launch.warps_per_sm // (B * K * row_blocks) - 1
     parts = 1 + max(1, min(wave, num_groups // FEWEST_GROUPS))
     out = torch.empty(parts, B, H, T, D, dtype=torch.float32, device=q.device)
@@ -275,4 +276,4 @@ def triton_quantised_decode(
         ASM=in_half and q.is_cuda, DTYPE=tl.float16 if in_half else tl.float32,
         **overlap(q), num_warps=1, num_stages=launch.stages, maxnreg=launch.registers,
     )  # fmt: skip
-    return merge_stacked(out, lse, q.dtype)
+    return triton_merge_stacked(out, lse, q.dtype)
