@@ -27,6 +27,7 @@ from longspan.ops.backend import choose
 
 WARM_STEPS = 2  # as they are, before one is recorded: short answers are not worth it
 MOST_RECORDINGS = 8
+ELSEWHERE = 977  # tokens further on, where a step must do the same
 
 State: TypeAlias = tuple[int, ...]
 
@@ -89,18 +90,6 @@ class Recording:
             ids = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
             self = cls(ids, torch.zeros_like(ids), run.plan)
         nobody = Run(plan=run.plan, chunk_tokens=run.chunk_tokens, seen=run.seen)
-
-        def forward(cut: Callable[..., Tensor]) -> Tensor:
-            nobody.cut = cut
-            logits: Tensor = model(
-                input_ids=self.ids,
-                position_ids=self.positions,
-                past_key_values=SpanCache(nobody),
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
-            return logits
-
         stream, pool = torch.cuda.Stream(model.device), torch.cuda.graph_pool_handle()
 
         def start() -> None:
@@ -117,12 +106,14 @@ class Recording:
 
         stream.wait_stream(torch.cuda.current_stream(model.device))
         with torch.no_grad(), torch.cuda.stream(stream):
-            forward(lambda index, queries, *others: _room(queries))  # libraries get this stream's workspace
+            # also for libraries to get their workspace for this stream
+            if depends_on_length(model, nobody, self.ids, self.positions):
+                raise RuntimeError("it depends on how much was read before")
             torch.cuda.synchronize(model.device)
             gc.collect()  # what is freed meanwhile could not be recorded
             start()
             try:
-                self.logits = forward(cut)
+                self.logits = _forward(model, nobody, self.ids, self.positions, cut)
             finally:
                 _end(self.graphs[-1], failed=self.logits is None)
         torch.cuda.current_stream(model.device).wait_stream(stream)
@@ -139,6 +130,34 @@ class Recording:
             gap.attend(run, positions, first)
         self.graphs[-1].replay()
         return self.logits.to(torch.float32, copy=True)
+
+
+def _forward(
+    model: PreTrainedModel, nobody: Run, ids: Tensor, positions: Tensor, cut: Callable[..., Tensor]
+) -> Tensor:
+    """Logits of a step in which `cut` stands in for attention."""
+    nobody.cut = cut
+    logits: Tensor = model(
+        input_ids=ids,
+        position_ids=positions,
+        past_key_values=SpanCache(nobody),
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    return logits
+
+
+def depends_on_length(model: PreTrainedModel, nobody: Run, ids: Tensor, positions: Tensor) -> bool:
+    """Whether a step does more with the number of tokens seen than its attention, which no recording would follow."""
+
+    def step() -> Tensor:
+        return _forward(model, nobody, ids, positions, lambda _, queries, *others: _room(queries))
+
+    here = step()
+    nobody.seen += ELSEWHERE
+    there = step()
+    nobody.seen -= ELSEWHERE
+    return not torch.allclose(here, there, rtol=0.0, atol=0.01 * float(here.abs().max()), equal_nan=True)
 
 
 def _room(queries: Tensor) -> Tensor:

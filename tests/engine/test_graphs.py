@@ -6,11 +6,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaModel
 
 from longspan.card import all_cards
 from longspan.engine.api import load
 from longspan.engine.attention import NewTokens, attend_layer
-from longspan.engine.graphs import WARM_STEPS, model_state
+from longspan.engine.graphs import WARM_STEPS, depends_on_length, model_state
 from longspan.engine.model import SpanModel
 from longspan.engine.run import Run
 from longspan.engine.seam import SpanCache
@@ -88,6 +89,23 @@ def test_a_model_that_cannot_be_recorded_says_why() -> None:
     model.lm_head.forward = model.lm_head.forward  # type: ignore[method-assign]
     assert "was replaced" in model_state(model)
     assert "trained" in model_state(model.train())
+
+
+def test_a_forward_that_counts_what_was_read_is_found() -> None:
+    class Counts(LlamaModel):
+        def forward(self, input_ids: Tensor, past_key_values: SpanCache, **others: object) -> object:
+            shifted = (input_ids + past_key_values.get_seq_length()) % VOCAB
+            return super().forward(input_ids=shifted, past_key_values=past_key_values, **others)
+
+    model = random_model()
+    span = load(model)
+    nobody = Run(plan=span.plan, chunk_tokens=64, seen=40)
+    step = torch.tensor([[7]]), torch.tensor([[40]])
+    with torch.no_grad():
+        assert not depends_on_length(model, nobody, *step)
+        model.model.__class__ = Counts
+        assert depends_on_length(model, nobody, *step) and nobody.seen == 40
+    span.detach()
 
 
 @gpu
