@@ -7,6 +7,8 @@ every key, earlier or later:
     leverage(j) = x_j (X'X)^-1 x_j'          attention(j) = pool_3( sum over the block's queries of softmax(q K'_block)[j] * |v_j| )
     score = blending * z(leverage) + z(attention)          z: mean 0, deviation 1 over the tokens of a kv head
 
+The more is dropped, the more leverage counts: `blending` is the share that is dropped, unless said.
+
 Paper: Compactor: Calibrated Query-Agnostic KV Cache Compression with Approximate Leverage Scores (2025).
 
 Differs from the paper: scores are normalised for each kv head and not over all of a layer, so that heads stored apart score
@@ -74,7 +76,7 @@ class Compactor(Eviction):
         recent_tokens: latest tokens, which always stay.
         block_tokens: tokens that attend to each other.
         sketch_dims: columns of the sketch.
-        blending: weight of leverage against attention; 0 for attention alone.
+        blending: weight of leverage against attention; 0 for attention alone. None: 1 - keep, or 0.35 where keep is no share.
         seed: of the sketch.
     """
 
@@ -82,7 +84,7 @@ class Compactor(Eviction):
     recent_tokens: int = 4  # the authors' code
     block_tokens: int = 256  # the authors' code
     sketch_dims: int = 48  # the authors' code
-    blending: float = 0.35  # the authors' code, where no ratio is given
+    blending: float | None = None  # the authors' code: the share that is dropped, 0.35 without one
     seed: int = 0  # any will do
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ class Compactor(Eviction):
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"got {name}={getattr(self, name)}; allowed is {least} or more")
-        if not 0 <= self.blending < math.inf:
+        if self.blending is not None and not 0 <= self.blending < math.inf:
             raise ValueError(f"got blending={self.blending:g}; allowed is 0 or more, such as 0.35")
         super().__post_init__()
 
@@ -131,7 +133,14 @@ class Compactor(Eviction):
             keys = unrotated(keys, store.positions, layer.rope)
         attention = state["attention"] * store.values.float().norm(dim=-1)
         attention = functional.avg_pool1d(attention.masked_fill(~counted, 0.0), 3, stride=1, padding=1)
-        return self.blending * _normal(self.leverage(keys, counted), counted) + _normal(attention, counted)
+        weight = self.leverage_weight()
+        return weight * _normal(self.leverage(keys, counted), counted) + _normal(attention, counted)
+
+    def leverage_weight(self) -> float:
+        """`blending`, or what it is where nothing is said."""
+        if self.blending is not None:
+            return self.blending
+        return 0.35 if isinstance(self.keep, str) or self.keep > 1 else 1 - self.keep
 
     def leverage(self, keys: Tensor, counted: Tensor) -> Tensor:
         """Leverage `[B, k, S]` of those of the keys `[B, k, S, D]`, before rotation, that count, `[B, 1 or k, S]`."""

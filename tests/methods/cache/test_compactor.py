@@ -129,6 +129,16 @@ def test_an_outlier_that_nothing_attends_to_stays_by_its_leverage() -> None:
     assert 33 not in held_after(Compactor(keep=14, blending=0.0), queries, keys)[0][0]
 
 
+@pytest.mark.parametrize(("keep", "weight"), [(0.25, 0.75), (0.06, 0.94), (20, 0.35), ("1MB", 0.35)])
+def test_the_more_is_dropped_the_more_leverage_counts(keep: Any, weight: float) -> None:
+    queries, keys = random_text(300, heads=2, kv_heads=1)
+    assert Compactor(keep=keep).leverage_weight() == pytest.approx(weight)
+    assert Compactor(keep=keep, blending=2.0).leverage_weight() == 2.0
+    if keep == 0.25:
+        own, other = (held_after(Compactor(keep=keep, blending=b), queries, keys)[0] for b in (None, 0.35))
+        assert own == held_after(Compactor(keep=keep, blending=0.75), queries, keys)[0] and own != other
+
+
 def test_a_key_that_only_earlier_queries_want_stays() -> None:
     """No causal attention would show it: what looks for it stands before it."""
     queries, keys = random_text(80, heads=2, kv_heads=1)
