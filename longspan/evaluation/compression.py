@@ -26,11 +26,12 @@ __all__ = ["compression_figure", "compression_page", "compression_specs", "plan_
 LENGTH = 4096
 SHARES = (0.75, 0.5, 0.25, 0.125, 0.06)
 DENSE = "dense"
-CODED = (
+CODED = (  # eviction that knows the question, guesses it, or does without
     "snapkv",
     "expected_attention",
     "kvzip",
-)  # eviction that knows the question, guesses it, or does without
+    "compactor",
+)
 CODEC = "kivi(bits=4, group_tokens=64, residual_tokens=32)"
 ABOVE = 1.2
 CODED_KEEPS = {
