@@ -44,3 +44,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     if len(known) > _MAX_LISTED:
         return f"allowed are {len(known)} names"
     return f"allowed are {', '.join(repr(choice) for choice in known)}"
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of a library's message, without its end stop, cut where it goes on."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.split(". ")[0].rstrip(".: ")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from longspan.cli._bench_run import finish, measure, open_runner
 from longspan.cli._bench_score import DATA_HELP, use_data
 from longspan.cli._output import check_writable, console, write_json, write_text
 from longspan.errors import UserInputError
+
+if TYPE_CHECKING:
+    from longspan.evaluation.proof import Verdict
 
 __all__ = ["Page", "pages", "write_ledger"]
 
@@ -98,12 +102,12 @@ def _plan(
     from longspan.evaluation.compression import plan_compression
     from longspan.evaluation.exams import FIRST_SEED
     from longspan.evaluation.pages import plan_ruler, plan_suites
-    from longspan.evaluation.proof import chosen_claims, plan
+    from longspan.evaluation.proof import chosen_claims, load_claims, plan
     from longspan.evaluation.stretch import plan_stretch
 
     samples = 10 if given is None else given
     if page is Page.proof:
-        return plan(chosen_claims(methods), [1 + skip], tokenizer, given)
+        return plan(chosen_claims(load_claims()[0], methods), [1 + skip], tokenizer, given)
     if page is Page.compression:
         return plan_compression(methods, samples, FIRST_SEED + skip, tokenizer)
     if page is Page.positions:
@@ -128,20 +132,20 @@ def _rows(file: Path) -> list[Any]:
     return read_rows(file)
 
 
-def write_ledger(rows: list[Any], samples: int | None, docs: Path) -> None:
+def write_ledger(
+    verdicts: Sequence[Verdict], silent: Sequence[str], rows: Sequence[Any], samples: int | None, docs: Path
+) -> None:
     """Write proof.md, with the RULER table that stands in it, and proof.json.
 
     Args:
-        rows: of all claims; one that is there twice counts once.
+        verdicts, silent: of all claims, and who has none.
+        rows: what was judged.
         samples: of each claim; None for its own number.
         docs: folder.
     """
     from longspan.evaluation.pages import RULER_END, RULER_START, kept_section, put_between
-    from longspan.evaluation.proof import judge, load_claims, proof_ledger, proof_markdown
+    from longspan.evaluation.proof import proof_ledger, proof_markdown
 
-    rows = list({row["key"]: row for row in rows}.values())
-    claims, silent = load_claims()
-    verdicts = [judge(claim, rows, samples) for claim in claims]
     command = "longspan bench --proof" + (f" --samples {samples}" if samples else "")
     page, file = proof_markdown(verdicts, silent, rows, command), docs / "proof.md"
     kept = kept_section(file, RULER_START, RULER_END)
@@ -152,6 +156,7 @@ def write_ledger(rows: list[Any], samples: int | None, docs: Path) -> None:
 def _write(page: Page, rows: list[Any], samples: int | None, docs: Path) -> None:
     from longspan.evaluation.compression import compression_figure, compression_page
     from longspan.evaluation.pages import RULER_END, RULER_START, put_between, ruler_section, suites_page
+    from longspan.evaluation.proof import judge, load_claims
     from longspan.evaluation.stretch import stretch_figure, stretch_page
 
     if page is Page.ruler:
@@ -161,7 +166,9 @@ def _write(page: Page, rows: list[Any], samples: int | None, docs: Path) -> None
         write_text(file, put_between(whole, RULER_START, RULER_END, ruler_section(rows)))
     elif page is Page.proof:
         file = docs / "proof.md"
-        write_ledger(rows, samples, docs)
+        rows = list({row["key"]: row for row in rows}.values())  # machines that share the work may meet
+        claims, silent = load_claims()
+        write_ledger([judge(claim, rows, samples) for claim in claims], silent, rows, samples, docs)
     elif page is Page.positions:
         file = docs / "positions.md"
         write_text(docs / "images" / "positions.svg", stretch_figure(rows))

@@ -228,20 +228,22 @@ def _run_proof(
     from longspan.cli._bench_view import proof_table
     from longspan.evaluation.proof import chosen_claims, judge, load_claims, plan, proof_ledger
 
-    claims, chosen = load_claims()[0], chosen_claims(methods)
+    claims, silent = load_claims()
+    chosen = chosen_claims(claims, methods)
     tokenizer, first = runner.model.tokenizer, read_seeds("1" if seeds is None else seeds)
     measured, _, stopped = measure(runner, plan(chosen, first, tokenizer, samples))
     keys = dict.fromkeys(
         runner.key(job.case, spec) for job in plan(claims, first, tokenizer, samples) for spec in job.specs
     )
     rows = [runner.log.rows[key] for key in keys if key in runner.log.rows]
-    shown = [judge(claim, rows, samples) for claim in chosen]
+    verdicts = [judge(claim, rows, samples) for claim in claims]
+    shown = [verdict for verdict in verdicts if verdict.claim in chosen]
     console().print(proof_table(shown))
     for note in commit_notes(runner, rows):
         console().print(note)
     if stopped:
         raise typer.Exit(EXIT_INTERRUPTED)
-    write_ledger(rows, samples, docs)
+    write_ledger(verdicts, silent, rows, samples, docs)
     console().print(f"Ledger: {docs / 'proof.md'}, {docs / 'proof.json'}   Results: {runner.log.path}")
     if json_file is not None:
         write_json(json_file, proof_ledger(shown, [], rows))

@@ -18,7 +18,7 @@ from longspan.engine.encoder import AppliedEncoder
 from longspan.engine.encoder_plan import is_encoder
 from longspan.engine.model import LoadedModel, SpanModel
 from longspan.engine.save import open_context
-from longspan.errors import UnsupportedLayerError, UserInputError
+from longspan.errors import UnsupportedLayerError, UserInputError, first_sentence
 from longspan.spec import Spec
 
 __all__ = ["applied", "load", "open_context"]
@@ -139,7 +139,7 @@ def _from_pretrained(
     except (OSError, ValueError) as error:
         if looks_local or isinstance(error, ValueError):
             raise UserInputError(
-                f"cannot read the config.json of {name} ({_first_sentence(error)}); "
+                f"cannot read the config.json of {name} ({first_sentence(error)}); "
                 "give a complete model folder, of a kind that this version of transformers knows"
             ) from error
         raise UserInputError(
@@ -153,7 +153,7 @@ def _from_pretrained(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
         raise UserInputError(
-            f"cannot load the weights of {name} ({_first_sentence(error)}); {_DOWNLOAD_AGAIN}"
+            f"cannot load the weights of {name} ({first_sentence(error)}); {_DOWNLOAD_AGAIN}"
         ) from error
     # Transformers fills what is missing with random numbers and only warns.
     if missing := sorted(report["missing_keys"]):
@@ -168,15 +168,9 @@ def _tokenizer(name: str, where: dict[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(name, **where)
     except Exception as error:  # the tokenizers library raises nothing more special for a broken file
         raise UserInputError(
-            f"cannot load the tokenizer of {name} ({_first_sentence(error)}); "
+            f"cannot load the tokenizer of {name} ({first_sentence(error)}); "
             "add its tokenizer files to the folder, or load it with tokenizer=..."
         ) from error
-
-
-def _first_sentence(error: Exception) -> str:
-    """The first line of a library's message, without its end stop, cut where it goes on."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return first.split(". ")[0].rstrip(".: ")
 
 
 def _refuse_other_kinds(name: str, config: Any) -> None:

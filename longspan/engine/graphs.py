@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from longspan.engine.attention import NewTokens, attend_layer
 from longspan.engine.run import Run
 from longspan.engine.seam import SpanCache, is_own_hook
+from longspan.errors import first_sentence
 from longspan.ops.backend import choose
 
 WARM_STEPS = 2  # as they are, before one is recorded: short answers are not worth it
@@ -195,10 +196,8 @@ class StepGraphs:
         with self._lock:
             recording = self._recording(run, len(ids))
             reason = recording if isinstance(recording, str) else None
-            chosen = choose("step", {"graphs": reason, "forward": None})
-            if chosen == "forward" or isinstance(recording, str):
-                return None
-            return recording.replay(run, ids, positions)
+            choose("step", {"graphs": reason, "forward": None})
+            return None if isinstance(recording, str) else recording.replay(run, ids, positions)
 
     def _recording(self, run: Run, rows: int) -> Recording | str:
         """What serves the step, or why nothing does."""
@@ -226,8 +225,8 @@ class StepGraphs:
             try:
                 self._recorded[key] = Recording.of(self.model, run, rows)
             except RuntimeError as error:
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                self._recorded[key] = f"{type(self.model).__name__} cannot be recorded: {first}"
+                why = f"{type(self.model).__name__} cannot be recorded: {first_sentence(error)}"
+                self._recorded[key] = why
         return self._recorded[key]
 
     def _forget(self) -> None:

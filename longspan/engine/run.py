@@ -56,9 +56,7 @@ class Run:
     backends: Counter[Choice] = field(default_factory=Counter)
     recalling: bool = False
     cut: Callable[..., Tensor] | None = None  # stands in for attention while a step is recorded
-    graphs_state: tuple[int, ...] | None = (
-        None  # of the model, when this run's steps were last seen to fit it
-    )
+    graphs_state: tuple[int, ...] | None = None  # of the model that its steps were seen to fit
     forward_positions: tuple[Tensor | None, Tensor | None, int, tuple[Tensor, int | None, bool]] | None = None
 
     def __post_init__(self) -> None:

@@ -122,13 +122,12 @@ def load_claims() -> tuple[list[Claim], list[str]]:
     return claims, silent
 
 
-def chosen_claims(methods: Sequence[str] | None) -> list[Claim]:
-    """Claims of these methods, of all where none is named.
+def chosen_claims(claims: Sequence[Claim], methods: Sequence[str] | None) -> list[Claim]:
+    """Those of these methods, all where none is named.
 
     Raises:
         UserInputError: one of the names has no claim.
     """
-    claims, _ = load_claims()
     names = {claim.method for claim in claims}
     for name in methods or []:
         if name not in names:

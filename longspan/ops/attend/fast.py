@@ -14,7 +14,6 @@ from longspan.ops.attend.slices import attend_slices
 from longspan.ops.backend import choose
 from longspan.ops.block_sparse import block_sparse_prefill
 from longspan.ops.decode import Ragged, gather_decode, ragged_decode
-from longspan.ops.quantised_decode import served_quantised_decode
 from longspan.ops.rotary_attention import rotary_attention, rotary_reason
 from longspan.visit import BlockTable, Dense, Gather, PerHead, Ranges, Visit, visit_of_heads
 
@@ -25,8 +24,10 @@ MOST_DECODE_QUERIES = 16
 def attend(problem: Problem) -> Tensor:
     """Attention output `[B, H, T, D]`; the same function as `naive_attend`, faster."""
     p, visit = problem, problem.visit
-    if p.quantised is not None:
-        return served_quantised_decode(p.queries, p.quantised, p.keys, p.values, scale=p.scale)[0]
+    if p.quantised is not None:  # `quantised_past` has asked whether the kernel serves it
+        from longspan.ops.quantised_decode.triton import triton_quantised_decode
+
+        return triton_quantised_decode(p.queries, p.quantised, p.keys, p.values, scale=p.scale)[0]
     if isinstance(visit, PerHead):
         out = torch.empty_like(p.queries)
         for heads, part in (cut for whole in visit.parts for cut in _by_kv_head(*whole, p.num_groups)):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longspan.ops.backend import capability_of, missing_triton
+from longspan.ops.backend import capability_of, missing_triton, num_processors
 from longspan.ops.block_sparse.table import BlockTable
 
 BLOCK_TOKENS = 128
@@ -87,7 +87,7 @@ def gluon_block_sparse_prefill(
     lse = torch.empty(B, H, T, dtype=torch.float32, device=q_BHTD.device)
     num_rows = plan.num_all.shape[2]
     num_tiles = B * H * num_rows
-    programs = _num_multiprocessors(q_BHTD.device.index or 0) if config.persistent else num_tiles
+    programs = num_processors(q_BHTD.device) if config.persistent else num_tiles
     prefill_kernel[(min(programs, num_tiles),)](
         _describe(q_BHTD, BLOCK_TOKENS // 2),
         _describe(k_BKSD, BLOCK_TOKENS),
@@ -156,8 +156,3 @@ def _missing_gluon() -> str | None:
     if version != TRITON_VERSION:
         return f"triton is {triton.__version__}, and the kernel is written for the Gluon of 3.6"
     return None
-
-
-@cache
-def _num_multiprocessors(index: int) -> int:
-    return torch.cuda.get_device_properties(index).multi_processor_count

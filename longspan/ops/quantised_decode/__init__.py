@@ -106,27 +106,12 @@ def quantised_decode(
     reason = kernel_reason(q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, forced=backend == "triton")
     chosen = choose("quantised_decode", {"triton": reason, "naive": None}, backend)
     if chosen == "triton":
-        return served_quantised_decode(
+        from longspan.ops.quantised_decode.triton import triton_quantised_decode
+
+        return triton_quantised_decode(
             q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, scale=scale, lengths=lengths
         )
     return naive_quantised_decode(
-        q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, scale=scale, lengths=lengths
-    )
-
-
-def served_quantised_decode(
-    q_BHTD: Tensor,
-    store: QuantisedKV,
-    recent_keys_BKWD: Tensor,
-    recent_values_BKWD: Tensor,
-    *,
-    scale: float,
-    lengths: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`quantised_decode` where `kernel_reason` has said None, without looking again: a step of decoding asks in every layer."""
-    from longspan.ops.quantised_decode.triton import triton_quantised_decode
-
-    return triton_quantised_decode(
         q_BHTD, store, recent_keys_BKWD, recent_values_BKWD, scale=scale, lengths=lengths
     )
 

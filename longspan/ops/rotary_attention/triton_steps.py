@@ -7,6 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
+from longspan.ops.backend import num_processors
+
 LOG2_E = 1.4426950408889634
 
 
@@ -51,7 +53,7 @@ def split_keys(
     S: int, block: int, *, programs: int, per_multiprocessor: int, device: torch.device
 ) -> tuple[int, int]:
     """Slices of the keys and tokens of each, so that so many programs run on every multiprocessor."""
-    count = 132 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+    count = 132 if device.type != "cuda" else num_processors(device)
     splits = max(1, min(-(-S // (4 * block)), count * per_multiprocessor // programs))
     tokens = -(-S // (splits * block)) * block
     return -(-S // tokens), tokens
